@@ -1,0 +1,1 @@
+//! Drives an Anabranch replica over the network.

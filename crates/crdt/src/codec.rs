@@ -1,0 +1,229 @@
+//! The packed form of a row's clocks: the bytes kept beside each row in SQLite and Postgres.
+//!
+//! One clock has one encoding, so that equal states are equal bytes. Written down byte by byte in
+//! `docs/storage.md`. Nothing here speaks to the network: frames are the protocol crate's.
+
+use alloc::vec::Vec;
+
+use thiserror::Error;
+
+use crate::{ColumnId, Entry, Hlc, Life, ReplicaId, RowClock, RowState, Stamp, Value};
+
+/// Why bytes are not a packed clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The bytes end too early.
+    #[error("the packed clock ends too early")]
+    Truncated,
+    /// There are bytes after the end.
+    #[error("the packed clock has bytes after its end")]
+    TrailingBytes,
+    /// The first byte names a form this version does not know.
+    #[error("the packed clock has form {0}, which this version does not know; upgrade Anabranch")]
+    UnknownForm(u8),
+    /// A field holds what no clock can hold.
+    #[error("the packed clock is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+const FORM: u8 = 1;
+const STAMP_BYTES: usize = 24;
+
+impl RowClock {
+    /// The packed form.
+    ///
+    /// Registers are grouped by stamp, newest first, since most rows were written by one or a few
+    /// transactions; an existence entry made by one of those transactions refers to its group.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut groups: Vec<(Stamp, Vec<ColumnId>)> = Vec::new();
+        for (column, stamp) in self.registers() {
+            match groups.iter_mut().find(|(held, _)| held == stamp) {
+                Some((_, columns)) => columns.push(*column),
+                None => groups.push((*stamp, alloc::vec![*column])),
+            }
+        }
+        groups.sort_unstable_by_key(|(stamp, _)| core::cmp::Reverse(*stamp));
+
+        let mut out = Vec::with_capacity(40);
+        out.push(FORM);
+        put_varint(&mut out, groups.len());
+        for (stamp, columns) in &groups {
+            put_stamp(&mut out, *stamp);
+            put_columns(&mut out, columns);
+        }
+        put_varint(&mut out, self.existence.entries().len());
+        for entry in self.existence.entries() {
+            let group = groups.iter().position(|(stamp, _)| *stamp == entry.stamp);
+            let reference = group.map_or(0, |index| index.saturating_add(1));
+            put_varint(&mut out, (reference << 1) | usize::from(entry.life == Life::Removed));
+            if reference == 0 {
+                put_stamp(&mut out, entry.stamp);
+            }
+        }
+        out
+    }
+
+    /// Reads a packed clock back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut input = Input { rest: bytes };
+        match input.byte()? {
+            FORM => {}
+            other => return Err(DecodeError::UnknownForm(other)),
+        }
+        let mut clock = Self::new();
+        let mut stamps = Vec::new();
+        for _ in 0..input.varint()? {
+            let stamp = input.stamp()?;
+            stamps.push(stamp);
+            input.columns(|column| clock.set(column, stamp))?;
+        }
+        for _ in 0..input.varint()? {
+            clock.existence.join(input.entry(&stamps)?);
+        }
+        if input.rest.is_empty() { Ok(clock) } else { Err(DecodeError::TrailingBytes) }
+    }
+}
+
+impl RowState {
+    /// The whole row state as canonical bytes: equal bytes mean equal states. For comparing
+    /// states and for hashing; not for storing, since the values lie in the row itself.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.clock().encode();
+        for (_, _, value) in self.cells() {
+            put_value(&mut out, value);
+        }
+        out
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, number: usize) {
+    let mut rest = number;
+    while rest >= 0x80 {
+        out.push(low_seven_bits(rest) | 0x80);
+        rest >>= 7;
+    }
+    out.push(low_seven_bits(rest));
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
+const fn low_seven_bits(number: usize) -> u8 {
+    (number & 0x7f) as u8
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+    out.extend_from_slice(&stamp.hlc.to_i64().to_be_bytes());
+    out.extend_from_slice(&stamp.replica.0);
+}
+
+/// A bitmap of the columns, as long as the last one needs, after its length in bytes.
+fn put_columns(out: &mut Vec<u8>, columns: &[ColumnId]) {
+    let last = columns.last().map_or(0, |column| usize::from(column.0));
+    let length = (last >> 3).saturating_add(1);
+    put_varint(out, length);
+    let start = out.len();
+    out.resize(start.saturating_add(length), 0);
+    for column in columns {
+        let byte = start.saturating_add(usize::from(column.0 >> 3));
+        if let Some(byte) = out.get_mut(byte) {
+            *byte |= 1 << (column.0 & 7);
+        }
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.push(0),
+        Value::Integer(number) => {
+            out.push(1);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Value::Real(real) => {
+            out.push(2);
+            out.extend_from_slice(&real.get().to_be_bytes());
+        }
+        Value::Text(text) => put_bytes(out, 3, text.as_bytes()),
+        Value::Blob(bytes) => put_bytes(out, 4, bytes),
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, class: u8, bytes: &[u8]) {
+    out.push(class);
+    put_varint(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+struct Input<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        self.take(1)?.first().copied().ok_or(DecodeError::Truncated)
+    }
+
+    /// Numbers here count columns and replicas of one row, so three bytes are plenty.
+    fn varint(&mut self) -> Result<usize, DecodeError> {
+        let mut number = 0;
+        for shift in [0, 7, 14] {
+            let byte = self.byte()?;
+            number |= usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(DecodeError::Damaged("a number is too long"))
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, DecodeError> {
+        let bytes = self.take(STAMP_BYTES)?;
+        let (hlc, replica) = bytes.split_first_chunk().ok_or(DecodeError::Truncated)?;
+        let hlc = Hlc::from_i64(i64::from_be_bytes(*hlc))
+            .map_err(|_| DecodeError::Damaged("a clock reading is negative"))?;
+        let replica = replica.try_into().map_err(|_| DecodeError::Truncated)?;
+        Ok(Stamp::new(hlc, ReplicaId(replica)))
+    }
+
+    fn columns(&mut self, mut found: impl FnMut(ColumnId)) -> Result<(), DecodeError> {
+        let length = self.varint()?;
+        if length > usize::from(u16::MAX >> 3).saturating_add(1) {
+            return Err(DecodeError::Damaged("a column number is too large"));
+        }
+        for (index, byte) in (0_u16..).zip(self.take(length)?) {
+            for bit in 0..8 {
+                if byte & (1 << bit) != 0 {
+                    found(ColumnId((index << 3) | bit));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, stamps: &[Stamp]) -> Result<Entry, DecodeError> {
+        let head = self.varint()?;
+        let life = if head & 1 == 0 { Life::Live } else { Life::Removed };
+        let stamp = match (head >> 1).checked_sub(1) {
+            None => self.stamp()?,
+            Some(group) => *stamps
+                .get(group)
+                .ok_or(DecodeError::Damaged("an entry refers to a stamp that is not there"))?,
+        };
+        Ok(Entry { stamp, life })
+    }
+}
+
+impl FromIterator<(ColumnId, Stamp)> for RowClock {
+    fn from_iter<T: IntoIterator<Item = (ColumnId, Stamp)>>(registers: T) -> Self {
+        let mut clock = Self::new();
+        for (column, stamp) in registers {
+            clock.set(column, stamp);
+        }
+        clock
+    }
+}

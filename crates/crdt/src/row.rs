@@ -1,0 +1,110 @@
+//! Row state: registers with their values, and existence. A partial one is a delta.
+
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use crate::{
+    ColumnId, Existence, Merged, RowClock, Stamp, Value,
+    merge::{Row, join},
+};
+
+/// What is known of one row: some or all of its registers, some or all of its existence. Local
+/// operations, rows of a snapshot and remote operations are all row states, and differ only in how
+/// much they know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RowState {
+    clock: RowClock,
+    /// The value of each register of `clock`, at the same index.
+    values: Vec<Value>,
+}
+
+impl RowState {
+    /// Nothing is known of the row.
+    pub const fn new() -> Self {
+        Self { clock: RowClock::new(), values: Vec::new() }
+    }
+
+    /// The row was added at `stamp`; nothing else is known of it.
+    pub fn live(stamp: Stamp) -> Self {
+        let mut state = Self::new();
+        state.clock.existence.add(stamp);
+        state
+    }
+
+    /// The row's existence is `existence`; nothing else is known of it.
+    pub fn of_existence(existence: Existence) -> Self {
+        let mut state = Self::new();
+        state.clock.existence = existence;
+        state
+    }
+
+    /// Sets a register, whatever it held. Not a merge.
+    pub fn set(&mut self, column: ColumnId, stamp: Stamp, value: Value) {
+        let position = self.clock.position(column);
+        self.clock.set(column, stamp);
+        match position {
+            Ok(held) => {
+                if let Some(slot) = self.values.get_mut(held) {
+                    *slot = value;
+                }
+            }
+            Err(free) => self.values.insert(free, value),
+        }
+    }
+
+    /// The registers: column, stamp and value, in column order.
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = (ColumnId, Stamp, &Value)> {
+        let registers = self.clock.registers().iter();
+        registers.zip(&self.values).map(|((column, stamp), value)| (*column, *stamp, value))
+    }
+
+    /// The value of a column, if this state knows it.
+    pub fn value(&self, column: ColumnId) -> Option<&Value> {
+        self.values.get(self.clock.position(column).ok()?)
+    }
+
+    /// The clocks, apart from the values.
+    pub const fn clock(&self) -> &RowClock {
+        &self.clock
+    }
+
+    /// Whether the row is in the table.
+    pub const fn existence(&self) -> &Existence {
+        &self.clock.existence
+    }
+
+    /// The same, to be changed.
+    pub const fn existence_mut(&mut self) -> &mut Existence {
+        &mut self.clock.existence
+    }
+
+    /// This state, without the registers of columns that `keep` refuses.
+    pub fn project(&self, mut keep: impl FnMut(ColumnId) -> bool) -> Self {
+        let mut kept = Self::of_existence(self.clock.existence.clone());
+        for (column, stamp, value) in self.cells() {
+            if keep(column) {
+                kept.set(column, stamp, value.clone());
+            }
+        }
+        kept
+    }
+
+    /// Joins another state of the same row in.
+    pub fn merge(&mut self, other: &Self) -> Merged {
+        join(self, other)
+    }
+}
+
+impl Row for RowState {
+    fn clock(&mut self) -> &mut RowClock {
+        &mut self.clock
+    }
+
+    fn compare_held(&mut self, column: ColumnId, incoming: &Value) -> Ordering {
+        self.value(column).cmp(&Some(incoming))
+    }
+
+    fn take(&mut self, column: ColumnId, stamp: Stamp, incoming: &Value) {
+        self.set(column, stamp, incoming.clone());
+    }
+}

@@ -1,0 +1,1 @@
+//! The Postgres store of Anabranch: installation, log tailer, snapshots, merge writer.

@@ -1,0 +1,45 @@
+//! Every bound on what a peer can make the other end hold, each with its reason.
+
+/// The protocol versions this build speaks, oldest and newest.
+pub const PROTOCOL_VERSIONS: (u16, u16) = (1, 1);
+
+/// Bytes of one fragment on the wire: small enough that a slow link interleaves pings, and below
+/// what WebSocket intermediaries commonly accept.
+pub const FRAGMENT_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of one frame after assembly and inflation. A transaction is one frame, so this also bounds
+/// a transaction; it is twice the largest bulk edit seen in the design's example workspaces.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a frame before the peer has been welcomed: a hello needs a token and a few numbers.
+pub const HELLO_BYTES_MAX: usize = 16 * 1024;
+
+/// Frames at least this long are compressed: below it the saving does not pay for the call.
+pub const COMPRESS_BYTES_MIN: usize = 1024;
+
+/// Subscriptions of one replica: one bit each in a signed 64-bit column beside every row.
+pub const SUBSCRIPTIONS_MAX: u8 = 63;
+
+/// Frames the service may send before the replica has granted more. At most this many times
+/// [`FRAGMENT_BYTES_MAX`] of snapshot lie in flight towards one replica.
+pub const DOWN_CREDIT_FRAMES: u32 = 16;
+
+/// Transactions a replica may send before the service has granted more.
+pub const UP_CREDIT_TRANSACTIONS: u32 = 256;
+
+/// Bytes of pushed transactions gathered into one frame: large enough to amortise the frame, small
+/// enough that the service's answer comes soon.
+pub const PUSH_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of one text or blob value: what fits a frame with room to spare for its row.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of a shape's `where` clause as text: far above what people write by hand.
+pub const WHERE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a token presented in a hello.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// How far ahead of the service's clock a stamp may be, unless configured otherwise: five minutes
+/// forgive an ordinary wrong clock, and bound how long a wrong one can win every merge.
+pub const DRIFT_MAX_MS: u64 = 5 * 60 * 1000;

@@ -1,0 +1,1 @@
+//! The SQLite replica of Anabranch: capture, seal, merge, outbox.

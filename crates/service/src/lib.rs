@@ -1,0 +1,1 @@
+//! The Anabranch service: sessions, shapes, WebSocket.

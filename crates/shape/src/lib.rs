@@ -1,0 +1,10 @@
+//! The schema of a replicated database and the language of shapes: filtered, partial copies of it.
+//!
+//! Everything here is a pure function: a shape's `where` is parsed, checked against the schema and
+//! compiled into a closed enum once, then evaluated over rows with SQL's three-valued logic, or
+//! rendered as SQL for a store to evaluate. No socket, no file, no clock.
+
+mod predicate;
+pub mod schema;
+
+pub use predicate::Predicate;

@@ -1,0 +1,1 @@
+//! Private Postgres clusters, a virtual network and the simulator for Anabranch.

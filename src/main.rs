@@ -1,0 +1,2 @@
+//! The `anabranch` binary.
+fn main() {}
