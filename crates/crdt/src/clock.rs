@@ -17,7 +17,10 @@ pub struct RowClock {
 impl RowClock {
     /// Nothing is known of the row.
     pub const fn new() -> Self {
-        Self { registers: Vec::new(), existence: Existence::new() }
+        Self {
+            registers: Vec::new(),
+            existence: Existence::new(),
+        }
     }
 
     /// The clock of a row whose `columns` were all written at `stamp`, which also added it. With
@@ -62,7 +65,8 @@ impl RowClock {
 
     /// Where the column's register is, or where it would go.
     pub(crate) fn position(&self, column: ColumnId) -> Result<usize, usize> {
-        self.registers.binary_search_by_key(&column, |(held, _)| *held)
+        self.registers
+            .binary_search_by_key(&column, |(held, _)| *held)
     }
 
     /// The newest clock reading in the row: a write stamped above it wins every register.

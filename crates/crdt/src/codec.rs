@@ -56,7 +56,10 @@ impl RowClock {
         for entry in self.existence.entries() {
             let group = groups.iter().position(|(stamp, _)| *stamp == entry.stamp);
             let reference = group.map_or(0, |index| index.saturating_add(1));
-            put_varint(&mut out, (reference << 1) | usize::from(entry.life == Life::Removed));
+            put_varint(
+                &mut out,
+                (reference << 1) | usize::from(entry.life == Life::Removed),
+            );
             if reference == 0 {
                 put_stamp(&mut out, entry.stamp);
             }
@@ -81,7 +84,11 @@ impl RowClock {
         for _ in 0..input.varint()? {
             clock.existence.join(input.entry(&stamps)?);
         }
-        if input.rest.is_empty() { Ok(clock) } else { Err(DecodeError::TrailingBytes) }
+        if input.rest.is_empty() {
+            Ok(clock)
+        } else {
+            Err(DecodeError::TrailingBytes)
+        }
     }
 }
 
@@ -159,7 +166,10 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(DecodeError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -207,12 +217,16 @@ impl<'a> Input<'a> {
 
     fn entry(&mut self, stamps: &[Stamp]) -> Result<Entry, DecodeError> {
         let head = self.varint()?;
-        let life = if head & 1 == 0 { Life::Live } else { Life::Removed };
+        let life = if head & 1 == 0 {
+            Life::Live
+        } else {
+            Life::Removed
+        };
         let stamp = match (head >> 1).checked_sub(1) {
             None => self.stamp()?,
-            Some(group) => *stamps
-                .get(group)
-                .ok_or(DecodeError::Damaged("an entry refers to a stamp that is not there"))?,
+            Some(group) => *stamps.get(group).ok_or(DecodeError::Damaged(
+                "an entry refers to a stamp that is not there",
+            ))?,
         };
         Ok(Entry { stamp, life })
     }

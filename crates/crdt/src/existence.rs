@@ -35,7 +35,9 @@ pub struct Existence {
 impl Existence {
     /// Nobody has added the row.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+        }
     }
 
     /// Whether the row is in the table.
@@ -55,19 +57,30 @@ impl Existence {
 
     /// Adds the row at `stamp`.
     pub fn add(&mut self, stamp: Stamp) {
-        self.join(Entry { stamp, life: Life::Live });
+        self.join(Entry {
+            stamp,
+            life: Life::Live,
+        });
     }
 
     /// What a delete here and now says: every addition observed so far is removed. An addition
     /// that this replica has not seen survives it.
     pub fn removal(&self) -> Self {
-        let removed = |entry: &Entry| Entry { life: Life::Removed, ..*entry };
-        Self { entries: self.entries.iter().map(removed).collect() }
+        let removed = |entry: &Entry| Entry {
+            life: Life::Removed,
+            ..*entry
+        };
+        Self {
+            entries: self.entries.iter().map(removed).collect(),
+        }
     }
 
     /// Joins one entry in; whether that changed anything.
     pub fn join(&mut self, entry: Entry) -> bool {
-        match self.entries.binary_search_by_key(&entry.stamp.replica, |held| held.stamp.replica) {
+        match self
+            .entries
+            .binary_search_by_key(&entry.stamp.replica, |held| held.stamp.replica)
+        {
             Err(position) => {
                 self.entries.insert(position, entry);
                 true

@@ -94,7 +94,11 @@ impl HlcClock {
     /// A new reading for an event that happens at `now`, above every reading before it.
     pub fn tick(&mut self, now: Millis) -> Result<Hlc, HlcError> {
         let wall = Hlc::new(now, 0)?;
-        self.last = if wall > self.last { wall } else { self.last.successor()? };
+        self.last = if wall > self.last {
+            wall
+        } else {
+            self.last.successor()?
+        };
         Ok(self.last)
     }
 

@@ -46,7 +46,13 @@ pub fn merge(
     incoming: &RowState,
     compare_held: impl FnMut(ColumnId, &Value) -> Ordering,
 ) -> Merged {
-    join(&mut ClockOnly { clock, compare_held }, incoming)
+    join(
+        &mut ClockOnly {
+            clock,
+            compare_held,
+        },
+        incoming,
+    )
 }
 
 /// A row that can be merged into, wherever its values lie.

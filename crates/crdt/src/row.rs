@@ -21,7 +21,10 @@ pub struct RowState {
 impl RowState {
     /// Nothing is known of the row.
     pub const fn new() -> Self {
-        Self { clock: RowClock::new(), values: Vec::new() }
+        Self {
+            clock: RowClock::new(),
+            values: Vec::new(),
+        }
     }
 
     /// The row was added at `stamp`; nothing else is known of it.
@@ -55,7 +58,9 @@ impl RowState {
     /// The registers: column, stamp and value, in column order.
     pub fn cells(&self) -> impl ExactSizeIterator<Item = (ColumnId, Stamp, &Value)> {
         let registers = self.clock.registers().iter();
-        registers.zip(&self.values).map(|((column, stamp), value)| (*column, *stamp, value))
+        registers
+            .zip(&self.values)
+            .map(|((column, stamp), value)| (*column, *stamp, value))
     }
 
     /// The value of a column, if this state knows it.

@@ -43,7 +43,10 @@ pub struct Stamp {
 
 impl Stamp {
     /// The stamp of rows that nobody has touched since the engine was installed.
-    pub const GENESIS: Self = Self { hlc: Hlc::ZERO, replica: ReplicaId::SERVER };
+    pub const GENESIS: Self = Self {
+        hlc: Hlc::ZERO,
+        replica: ReplicaId::SERVER,
+    };
 
     /// The stamp of a transaction that `replica` made at `hlc`.
     pub const fn new(hlc: Hlc, replica: ReplicaId) -> Self {
@@ -53,6 +56,12 @@ impl Stamp {
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}@{}", self.hlc.millis().0, self.hlc.counter(), self.replica)
+        write!(
+            f,
+            "{}.{}@{}",
+            self.hlc.millis().0,
+            self.hlc.counter(),
+            self.replica
+        )
     }
 }

@@ -60,7 +60,11 @@ impl Real {
 
     /// The number.
     pub fn get(self) -> f64 {
-        f64::from_bits(if self.0 & SIGN == 0 { !self.0 } else { self.0 & !SIGN })
+        f64::from_bits(if self.0 & SIGN == 0 {
+            !self.0
+        } else {
+            self.0 & !SIGN
+        })
     }
 }
 
@@ -70,7 +74,15 @@ mod tests {
 
     #[test]
     fn reals_order_as_numbers_and_come_back_whole() {
-        let numbers = [f64::NEG_INFINITY, -1.5, -f64::MIN_POSITIVE, 0.0, 1e-300, 2.0, f64::INFINITY];
+        let numbers = [
+            f64::NEG_INFINITY,
+            -1.5,
+            -f64::MIN_POSITIVE,
+            0.0,
+            1e-300,
+            2.0,
+            f64::INFINITY,
+        ];
         let reals: Vec<Real> = numbers.iter().filter_map(|n| Real::new(*n)).collect();
         assert!(reals.is_sorted());
         let back: Vec<f64> = reals.iter().map(|real| real.get()).collect();

@@ -186,8 +186,6 @@ pub enum RejectCode {
     InvalidValue,
     /// Not allowed.
     Forbidden,
-    /// The stamp is too far ahead of the service's clock; to be stamped again and resent.
-    ClockAhead,
     /// Too old: the store has forgotten the deletes it would have to know.
     Stale,
     /// A table or column that the store does not have.
@@ -216,6 +214,9 @@ pub enum RefusalCode {
     TooMuch,
     /// The service cannot serve now; worth trying again.
     Unavailable,
+    /// A pushed stamp is too far ahead of the service's clock. Connecting again tells the replica the
+    /// time, and it stamps anew what it has never shared.
+    ClockAhead,
     /// The replica used one number for two transactions; it must not be trusted further.
     Quarantined,
 }

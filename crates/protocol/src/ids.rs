@@ -2,7 +2,7 @@
 
 use crate::limits::SUBSCRIPTIONS_MAX;
 
-/// A replica's own number for a local transaction: 1, 2, 3, … without a gap.
+/// A replica's own number for a local transaction: 1, 2, 3, ... without a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
@@ -40,7 +40,11 @@ pub struct SubscriptionId(u8);
 impl SubscriptionId {
     /// The subscription numbered `number`, if that is below [`SUBSCRIPTIONS_MAX`].
     pub const fn new(number: u8) -> Option<Self> {
-        if number < SUBSCRIPTIONS_MAX { Some(Self(number)) } else { None }
+        if number < SUBSCRIPTIONS_MAX {
+            Some(Self(number))
+        } else {
+            None
+        }
     }
 
     /// The number.
@@ -99,6 +103,8 @@ impl SubscriptionSet {
 
     /// The members, in order.
     pub fn iter(self) -> impl Iterator<Item = SubscriptionId> {
-        (0..SUBSCRIPTIONS_MAX).map(SubscriptionId).filter(move |id| self.contains(*id))
+        (0..SUBSCRIPTIONS_MAX)
+            .map(SubscriptionId)
+            .filter(move |id| self.contains(*id))
     }
 }

@@ -9,6 +9,7 @@ pub mod codec;
 mod frames;
 mod ids;
 pub mod limits;
+pub mod session;
 
 pub use frames::{
     Change, ClientFrame, LocalTransaction, RefusalCode, RejectCode, ServerFrame, ShapeRequest,

@@ -11,6 +11,10 @@ pub const FRAGMENT_BYTES_MAX: usize = 256 * 1024;
 /// a transaction; it is twice the largest bulk edit seen in the design's example workspaces.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bytes that decoding one frame may claim in memory: small values are larger in memory than on the
+/// wire, about four times in frames of numbers.
+pub const DECODED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Bytes of a frame before the peer has been welcomed: a hello needs a token and a few numbers.
 pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 
@@ -43,3 +47,9 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How far ahead of the service's clock a stamp may be, unless configured otherwise: five minutes
 /// forgive an ordinary wrong clock, and bound how long a wrong one can win every merge.
 pub const DRIFT_MAX_MS: u64 = 5 * 60 * 1000;
+
+/// The first wait before connecting again is drawn from zero to this; the bound then doubles.
+pub const RETRY_BASE_MS: u64 = 250;
+
+/// No wait before connecting again is longer: half a minute keeps a recovered service in reach.
+pub const RETRY_CEILING_MS: u64 = 30_000;

@@ -1,0 +1,255 @@
+//! Row states and transactions on the wire. Stamps stand once in a table at the head, and cells
+//! refer to them by index: a transaction has one stamp and may have a hundred thousand cells.
+
+use std::collections::BTreeMap;
+
+use anabranch_crdt::{
+    ColumnId, Delta, Entry, Hlc, Life, Real, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
+};
+use bincode::{Decode, Encode};
+
+use super::{CodecError, malformed};
+use crate::{LocalTransaction, Seq};
+
+#[derive(Encode, Decode)]
+pub(super) enum WireValue {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct WireStamp {
+    hlc: i64,
+    replica: [u8; 16],
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct WireState {
+    cells: Vec<WireCell>,
+    entries: Vec<WireEntry>,
+}
+
+#[derive(Encode, Decode)]
+struct WireCell {
+    column: u16,
+    stamp: u32,
+    value: WireValue,
+}
+
+#[derive(Encode, Decode)]
+struct WireEntry {
+    stamp: u32,
+    removed: bool,
+}
+
+#[derive(Encode, Decode)]
+struct WireDelta {
+    table: u32,
+    key: Vec<WireValue>,
+    state: WireState,
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct WireDeltas {
+    stamps: Vec<WireStamp>,
+    deltas: Vec<WireDelta>,
+}
+
+#[derive(Encode, Decode)]
+pub(super) struct WireTransaction {
+    seq: u64,
+    stamp: WireStamp,
+    deltas: WireDeltas,
+}
+
+/// Collects the stamps of a frame while it is written.
+#[derive(Default)]
+pub(super) struct StampWriter {
+    stamps: Vec<WireStamp>,
+    index: BTreeMap<Stamp, u32>,
+}
+
+impl StampWriter {
+    fn refer(&mut self, stamp: Stamp) -> u32 {
+        let next = u32::try_from(self.stamps.len()).unwrap_or(u32::MAX);
+        *self.index.entry(stamp).or_insert_with(|| {
+            self.stamps.push(stamp.into());
+            next
+        })
+    }
+
+    pub(super) fn state(&mut self, state: &RowState) -> WireState {
+        let cells = state.cells().map(|(column, stamp, value)| WireCell {
+            column: column.0,
+            stamp: self.refer(stamp),
+            value: value.into(),
+        });
+        let cells = cells.collect();
+        let entries = state.existence().entries().iter().map(|entry| WireEntry {
+            stamp: self.refer(entry.stamp),
+            removed: entry.life == Life::Removed,
+        });
+        WireState {
+            entries: entries.collect(),
+            cells,
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<WireStamp> {
+        self.stamps
+    }
+}
+
+/// Looks the stamps of a frame up while it is read.
+pub(super) struct StampReader(Vec<Stamp>);
+
+impl StampReader {
+    pub(super) fn new(stamps: Vec<WireStamp>) -> Result<Self, CodecError> {
+        stamps
+            .into_iter()
+            .map(Stamp::try_from)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    fn look_up(&self, index: u32) -> Result<Stamp, CodecError> {
+        let stamp = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.0.get(index));
+        stamp
+            .copied()
+            .ok_or_else(|| malformed("row state", &"it refers to a missing stamp"))
+    }
+
+    pub(super) fn state(&self, wire: WireState) -> Result<RowState, CodecError> {
+        let mut state = RowState::new();
+        for entry in wire.entries {
+            let life = if entry.removed {
+                Life::Removed
+            } else {
+                Life::Live
+            };
+            let stamp = self.look_up(entry.stamp)?;
+            state.existence_mut().join(Entry { stamp, life });
+        }
+        for cell in wire.cells {
+            let stamp = self.look_up(cell.stamp)?;
+            state.set(ColumnId(cell.column), stamp, cell.value.try_into()?);
+        }
+        Ok(state)
+    }
+}
+
+impl WireDeltas {
+    pub(super) fn new(deltas: &[Delta]) -> Self {
+        let mut stamps = StampWriter::default();
+        let deltas = deltas.iter().map(|delta| WireDelta {
+            table: delta.table.0,
+            key: wire_key(&delta.key),
+            state: stamps.state(&delta.state),
+        });
+        let deltas = deltas.collect();
+        Self {
+            stamps: stamps.finish(),
+            deltas,
+        }
+    }
+}
+
+impl TryFrom<WireDeltas> for Vec<Delta> {
+    type Error = CodecError;
+
+    fn try_from(wire: WireDeltas) -> Result<Self, CodecError> {
+        let stamps = StampReader::new(wire.stamps)?;
+        let read = |delta: WireDelta| {
+            Ok(Delta {
+                table: TableId(delta.table),
+                key: read_key(delta.key)?,
+                state: stamps.state(delta.state)?,
+            })
+        };
+        wire.deltas.into_iter().map(read).collect()
+    }
+}
+
+impl From<&LocalTransaction> for WireTransaction {
+    fn from(transaction: &LocalTransaction) -> Self {
+        Self {
+            seq: transaction.seq.0,
+            stamp: transaction.stamp.into(),
+            deltas: WireDeltas::new(&transaction.deltas),
+        }
+    }
+}
+
+impl TryFrom<WireTransaction> for LocalTransaction {
+    type Error = CodecError;
+
+    fn try_from(wire: WireTransaction) -> Result<Self, CodecError> {
+        Ok(Self {
+            seq: Seq(wire.seq),
+            stamp: wire.stamp.try_into()?,
+            deltas: wire.deltas.try_into()?,
+        })
+    }
+}
+
+pub(super) fn wire_key(key: &RowKey) -> Vec<WireValue> {
+    key.0.iter().map(WireValue::from).collect()
+}
+
+pub(super) fn read_key(wire: Vec<WireValue>) -> Result<RowKey, CodecError> {
+    wire.into_iter()
+        .map(Value::try_from)
+        .collect::<Result<_, _>>()
+        .map(RowKey)
+}
+
+impl From<&Value> for WireValue {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Integer(number) => Self::Integer(*number),
+            Value::Real(real) => Self::Real(real.get()),
+            Value::Text(text) => Self::Text(text.clone()),
+            Value::Blob(bytes) => Self::Blob(bytes.clone()),
+        }
+    }
+}
+
+impl TryFrom<WireValue> for Value {
+    type Error = CodecError;
+
+    fn try_from(wire: WireValue) -> Result<Self, CodecError> {
+        Ok(match wire {
+            WireValue::Null => Self::Null,
+            WireValue::Integer(number) => Self::Integer(number),
+            WireValue::Real(number) => {
+                Self::Real(Real::new(number).ok_or_else(|| malformed("value", &"a real is NaN"))?)
+            }
+            WireValue::Text(text) => Self::Text(text),
+            WireValue::Blob(bytes) => Self::Blob(bytes),
+        })
+    }
+}
+
+impl From<Stamp> for WireStamp {
+    fn from(stamp: Stamp) -> Self {
+        Self {
+            hlc: stamp.hlc.to_i64(),
+            replica: stamp.replica.0,
+        }
+    }
+}
+
+impl TryFrom<WireStamp> for Stamp {
+    type Error = CodecError;
+
+    fn try_from(wire: WireStamp) -> Result<Self, CodecError> {
+        let hlc = Hlc::from_i64(wire.hlc).map_err(|error| malformed("stamp", &error))?;
+        Ok(Self::new(hlc, ReplicaId(wire.replica)))
+    }
+}

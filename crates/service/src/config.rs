@@ -1,0 +1,195 @@
+//! The service's configuration: one TOML file, read once, parsed into what cannot be wrong.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anabranch_protocol::limits::DRIFT_MAX_MS;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::hub::{HubConfig, NamedShape};
+
+/// Where the service listens, what it replicates, and what it serves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// What is replicated.
+    pub store: StoreConfig,
+    /// What is served, and to whom.
+    pub hub: HubConfig,
+}
+
+/// What the service replicates.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A Postgres database in which `anabranch install` has been run.
+    Postgres {
+        /// Its connection string.
+        url: String,
+        /// The replication slot and the publication.
+        slot: String,
+    },
+    /// One SQLite file.
+    Embedded {
+        /// The file; made if it is not there.
+        path: PathBuf,
+        /// SQL that makes the tables, run when the file is new.
+        schema: Option<PathBuf>,
+    },
+}
+
+// Connection strings hold passwords, so they are kept out of logs.
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Postgres { slot, .. } => f
+                .debug_struct("Postgres")
+                .field("slot", slot)
+                .finish_non_exhaustive(),
+            Self::Embedded { path, schema } => f
+                .debug_struct("Embedded")
+                .field("path", path)
+                .field("schema", schema)
+                .finish(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that means nothing.
+    #[error("the configuration is wrong: {0}")]
+    Parse(String),
+    /// Neither store, or both.
+    #[error("the configuration names {0}; give `store.postgres` or `store.embedded`, one of them")]
+    Store(&'static str),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    token: Option<String>,
+    #[serde(default = "default_drift_max_ms")]
+    drift_max_ms: u64,
+    allow_spelled_shapes: Option<bool>,
+    store: StoreSection,
+    #[serde(default)]
+    shapes: BTreeMap<String, ShapeSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreSection {
+    postgres: Option<String>,
+    #[serde(default = "default_slot")]
+    slot: String,
+    embedded: Option<PathBuf>,
+    schema: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShapeSection {
+    table: String,
+    #[serde(rename = "where")]
+    filter: Option<String>,
+    #[serde(default)]
+    columns: Vec<String>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 4600))
+}
+
+fn default_drift_max_ms() -> u64 {
+    DRIFT_MAX_MS
+}
+
+fn default_slot() -> String {
+    "anabranch".to_owned()
+}
+
+impl Config {
+    /// Reads a configuration file; paths in it are relative to its folder.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::parse(&text, folder)
+    }
+
+    /// Parses a configuration.
+    ///
+    /// ```
+    /// use anabranch_service::config::Config;
+    ///
+    /// let config = Config::parse(
+    ///     r#"
+    ///     listen = "127.0.0.1:0"
+    ///     [store]
+    ///     embedded = "notes.db"
+    ///     [shapes.notes_of]
+    ///     table = "notes"
+    ///     where = "owner = :owner"
+    ///     "#,
+    ///     "/var/lib/notes".as_ref(),
+    /// )?;
+    /// assert!(!config.hub.allow_spelled_shapes);
+    /// # Ok::<(), anabranch_service::config::ConfigError>(())
+    /// ```
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let file: File =
+            toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string()))?;
+        let store = match (file.store.postgres, file.store.embedded) {
+            (Some(url), None) => StoreConfig::Postgres {
+                url,
+                slot: file.store.slot,
+            },
+            (None, Some(path)) => StoreConfig::Embedded {
+                path: folder.join(path),
+                schema: file.store.schema.map(|schema| folder.join(schema)),
+            },
+            (None, None) => return Err(ConfigError::Store("no store")),
+            (Some(_), Some(_)) => return Err(ConfigError::Store("two stores")),
+        };
+        let named = |shape: ShapeSection| NamedShape {
+            table: shape.table,
+            filter: shape.filter,
+            columns: shape.columns,
+        };
+        let hub = HubConfig {
+            drift_max_ms: file.drift_max_ms,
+            token: file.token,
+            // A service that names its shapes means those; one that names none is being tried out.
+            allow_spelled_shapes: file.allow_spelled_shapes.unwrap_or(file.shapes.is_empty()),
+            shapes: file
+                .shapes
+                .into_iter()
+                .map(|(name, shape)| (name, named(shape)))
+                .collect(),
+        };
+        Ok(Self {
+            listen: file.listen,
+            store,
+            hub,
+        })
+    }
+}

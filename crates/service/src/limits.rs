@@ -1,0 +1,39 @@
+//! Every bound on what replicas can make the service hold, each with its reason.
+
+/// Transactions of the store kept for replicas to resume from.
+pub const LOG_TRANSACTIONS_MAX: usize = 20_000;
+
+/// Bytes of row states kept for replicas to resume from. A replica further behind takes a snapshot.
+pub const LOG_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Chunks of one snapshot read ahead of what the replica has taken.
+pub const SNAPSHOT_CHUNKS_MAX: usize = 4;
+
+/// Transactions that a session passes over before it tells the replica where it stands, so that the
+/// replica's cursor stays within the log.
+pub const CURSOR_LAG_MAX: usize = 256;
+
+/// Different shapes served at once.
+pub const SHAPES_MAX: usize = 20_000;
+
+/// Sessions served at once.
+pub const SESSIONS_MAX: usize = 10_000;
+
+/// How long a shape without subscribers is kept current, for replicas that come back.
+pub const SHAPE_IDLE_MAX_MS: u64 = 10 * 60 * 1000;
+
+/// Uploads merged in one transaction of the store: large enough to share its commit, small enough
+/// that one bad transaction does not hold up many.
+pub const MERGE_BATCH_MAX: usize = 256;
+
+/// Frames queued between the hub and one connection's writer.
+pub const WRITER_QUEUE_FRAMES: usize = 32;
+
+/// Events queued for the hub before connections wait.
+pub const HUB_QUEUE_EVENTS: usize = 1024;
+
+/// How long a connection may take to say hello.
+pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+
+/// How often an idle connection is pinged; two unanswered pings close it.
+pub const PING_INTERVAL_MS: u64 = 20_000;
