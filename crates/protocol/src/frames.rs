@@ -127,6 +127,8 @@ pub enum ServerFrame {
         accepted: Vec<Seq>,
         /// What it did, at most one change a row.
         changes: Vec<Change>,
+        /// Whether the service knows of more to tell already; if not, the replica is up to date.
+        more: bool,
     },
     /// Own transactions were merged already, as the answer to a resent one.
     Accepted(Seq),
@@ -151,6 +153,8 @@ pub enum ServerFrame {
         /// Why, for people, and what to do.
         message: String,
     },
+    /// Nothing more comes for a subscription that the replica let go of; its number is free again.
+    Unsubscribed(SubscriptionId),
     /// The replica may push this many more transactions.
     Credit(u32),
     /// The session cannot go on; the service closes it.

@@ -39,7 +39,7 @@ pub const PUSH_BYTES_MAX: usize = 256 * 1024;
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of a shape's `where` clause as text: far above what people write by hand.
-pub const WHERE_BYTES_MAX: usize = 16 * 1024;
+pub const WHERE_BYTES_MAX: usize = anabranch_shape::limits::FILTER_BYTES_MAX;
 
 /// Bytes of a token presented in a hello.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

@@ -100,7 +100,7 @@ proptest! {
     ) {
         let cursor = Cursor { epoch: Epoch(7), position: Position(9) };
         let live = SubscriptionSet(5);
-        let down = ServerFrame::Transaction { cursor, live, accepted: seqs, changes };
+        let down = ServerFrame::Transaction { cursor, live, accepted: seqs, changes, more: true };
         prop_assert_eq!(decode_server_frame(&encode_server_frame(&down).unwrap()).unwrap(), down);
         let rejected = ServerFrame::Rejected {
             seq: Seq(1),
@@ -195,6 +195,7 @@ fn every_other_frame_survives_the_wire() {
     for frame in [
         ServerFrame::SnapshotEnd { id, cursor },
         ServerFrame::SnapshotReset(id),
+        ServerFrame::Unsubscribed(id),
         ServerFrame::Accepted(Seq(3)),
         ServerFrame::Credit(4),
         ServerFrame::SubscriptionRefused {
@@ -289,7 +290,7 @@ fn a_bomb_is_not_inflated() {
     // The claim alone is not believed either.
     let lie = [
         &[1, 2][..],
-        &(FRAME_BYTES_MAX as u32).to_le_bytes(),
+        &u32::try_from(FRAME_BYTES_MAX).unwrap().to_le_bytes(),
         &[0; 8],
     ]
     .concat();

@@ -69,9 +69,11 @@ fn transactions_come_in_order_and_from_their_own_replica() {
     let mut session = open();
     let pushed = ClientFrame::Push(vec![transaction(4, REPLICA), transaction(5, REPLICA)]);
     assert!(matches!(session.receive(pushed), Ok(Request::Merge(all)) if all.len() == 2));
-    let gap = ClientFrame::Push(vec![transaction(7, REPLICA)]);
-    assert_eq!(code(&mut session, gap), RefusalCode::Protocol);
-    let forged = ClientFrame::Push(vec![transaction(6, ReplicaId([2; 16]))]);
+    let refused_between = ClientFrame::Push(vec![transaction(7, REPLICA)]);
+    assert!(session.receive(refused_between).is_ok());
+    let again = ClientFrame::Push(vec![transaction(7, REPLICA)]);
+    assert_eq!(code(&mut session, again), RefusalCode::Protocol);
+    let forged = ClientFrame::Push(vec![transaction(8, ReplicaId([2; 16]))]);
     assert_eq!(code(&mut session, forged), RefusalCode::Protocol);
 }
 
@@ -125,6 +127,7 @@ fn the_replicas_end_grants_credit_as_it_applies_and_refuses_a_flood() {
         live: Default::default(),
         accepted: vec![],
         changes: vec![],
+        more: false,
     };
     assert_eq!(session.receive(&frame), Err(Violation::OutOfOrder));
     session.receive(&welcome(1)).unwrap();

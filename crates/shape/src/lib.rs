@@ -4,7 +4,15 @@
 //! compiled into a closed enum once, then evaluated over rows with SQL's three-valued logic, or
 //! rendered as SQL for a store to evaluate. No socket, no file, no clock.
 
+mod datum;
+mod error;
+pub mod limits;
+mod moment;
+mod numeric;
 mod predicate;
 pub mod schema;
+mod shape;
 
-pub use predicate::Predicate;
+pub use error::{Place, Problem, ShapeError};
+pub use predicate::{Dialect, Predicate, Sql};
+pub use shape::Shape;

@@ -115,6 +115,7 @@ enum WireServerFrame {
         accepted: Vec<u64>,
         stamps: Vec<WireStamp>,
         changes: Vec<WireChange>,
+        more: bool,
     },
     Accepted(u64),
     Rejected {
@@ -133,6 +134,7 @@ enum WireServerFrame {
         code: u8,
         message: String,
     },
+    Unsubscribed(u8),
 }
 
 /// The numbers of the codes on the wire are their places here; new ones go to the end.
@@ -366,6 +368,7 @@ fn wire_transaction(
     live: SubscriptionSet,
     accepted: &[Seq],
     changes: &[Change],
+    more: bool,
 ) -> WireServerFrame {
     let mut stamps = StampWriter::default();
     let changes = changes.iter().map(|change| WireChange {
@@ -381,6 +384,7 @@ fn wire_transaction(
         accepted: accepted.iter().map(|seq| seq.0).collect(),
         stamps: stamps.finish(),
         changes,
+        more,
     }
 }
 
@@ -390,6 +394,7 @@ fn read_transaction(
     accepted: Vec<u64>,
     stamps: Vec<WireStamp>,
     changes: Vec<WireChange>,
+    more: bool,
 ) -> Result<ServerFrame, CodecError> {
     let stamps = StampReader::new(stamps)?;
     let read = |change: WireChange| {
@@ -405,6 +410,7 @@ fn read_transaction(
         live: SubscriptionSet(live),
         accepted: accepted.into_iter().map(Seq).collect(),
         changes: changes.into_iter().map(read).collect::<Result<_, _>>()?,
+        more,
     })
 }
 
@@ -446,7 +452,8 @@ impl From<&ServerFrame> for WireServerFrame {
                 live,
                 accepted,
                 changes,
-            } => wire_transaction(*cursor, *live, accepted, changes),
+                more,
+            } => wire_transaction(*cursor, *live, accepted, changes, *more),
             ServerFrame::Accepted(seq) => Self::Accepted(seq.0),
             ServerFrame::Rejected {
                 seq,
@@ -465,6 +472,7 @@ impl From<&ServerFrame> for WireServerFrame {
                 message: message.clone(),
             },
             ServerFrame::Credit(transactions) => Self::Credit(*transactions),
+            ServerFrame::Unsubscribed(id) => Self::Unsubscribed(id.number()),
             ServerFrame::Refused { code, message } => Self::Refused {
                 code: code.number(),
                 message: message.clone(),
@@ -514,7 +522,8 @@ impl TryFrom<WireServerFrame> for ServerFrame {
                 accepted,
                 stamps,
                 changes,
-            } => read_transaction(cursor, live, accepted, stamps, changes)?,
+                more,
+            } => read_transaction(cursor, live, accepted, stamps, changes, more)?,
             WireServerFrame::Accepted(seq) => Self::Accepted(Seq(seq)),
             WireServerFrame::Rejected {
                 seq,
@@ -536,6 +545,7 @@ impl TryFrom<WireServerFrame> for ServerFrame {
                 }
             }
             WireServerFrame::Credit(transactions) => Self::Credit(transactions),
+            WireServerFrame::Unsubscribed(id) => Self::Unsubscribed(read_id(id)?),
             WireServerFrame::Refused { code, message } => Self::Refused {
                 code: RefusalCode::from_number(code),
                 message,

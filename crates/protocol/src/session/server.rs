@@ -182,9 +182,9 @@ impl ServerSession {
             ));
         };
         for transaction in &transactions {
-            if transaction.seq != self.next_push {
+            if transaction.seq < self.next_push {
                 let message = format!(
-                    "transaction {} where {} was due: a replica's transactions come in order",
+                    "transaction {} after {} was due: a replica's transactions come in order",
                     transaction.seq.0, self.next_push.0
                 );
                 return Err(Refusal::new(RefusalCode::Protocol, message));
@@ -192,7 +192,8 @@ impl ServerSession {
             if Some(transaction.stamp.replica) != self.replica {
                 return Err(out_of_order("a transaction of another replica"));
             }
-            self.next_push = self.next_push.next();
+            // A number may be missing: that of a transaction refused in an earlier session.
+            self.next_push = transaction.seq.next();
         }
         self.up_credit = credit_left;
         Ok(Request::Merge(transactions))

@@ -39,6 +39,7 @@ impl Hub {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        session.announce = true;
         let live = session
             .feeds
             .values()
@@ -266,6 +267,7 @@ fn catch_up(
                     live,
                     accepted,
                     changes,
+                    more: true,
                 });
                 break;
             }
@@ -294,6 +296,8 @@ fn go_on(
     });
     let through = ahead.min().map_or(told, |position| position.min(told));
     let replica = session.protocol.replica();
+    let mut feeds = session.feeds.values();
+    let all_live = feeds.all(|feed| matches!(feed.stage, Stage::Live { .. }));
     for entry in log.between(session.position, through) {
         session.position = entry.position;
         let accepted = accepted_of(entry, replica);
@@ -312,16 +316,33 @@ fn go_on(
                 epoch,
                 position: entry.position,
             };
+            let more = !all_live || log.end() > entry.position;
+            session.announce &= more;
             return Some(ServerFrame::Transaction {
                 cursor,
                 live,
                 accepted,
                 changes,
+                more,
             });
         }
     }
     session.position = session.position.max(through);
-    None
+    if !(session.announce && all_live) {
+        return None;
+    }
+    session.announce = false;
+    let ids = session.feeds.keys();
+    Some(ServerFrame::Transaction {
+        cursor: Cursor {
+            epoch,
+            position: session.position,
+        },
+        live: ids.fold(SubscriptionSet::EMPTY, |set, id| set.with(*id)),
+        accepted: Vec::new(),
+        changes: Vec::new(),
+        more: false,
+    })
 }
 
 /// What a transaction did to the shapes of some subscriptions, at most one change a row, and for

@@ -47,6 +47,12 @@ impl Log {
         self.start
     }
 
+    /// The position of the newest transaction.
+    pub(super) fn end(&self) -> Position {
+        let newest = self.entries.back().map(|(entry, _)| entry.position);
+        newest.unwrap_or(self.start)
+    }
+
     /// The transactions after `after`, up to and including `through`.
     pub(super) fn between(
         &self,

@@ -207,6 +207,9 @@ impl Hub {
             }
             Ok(Request::Subscribe(subscriptions)) => self.subscribe(id, subscriptions),
             Ok(Request::Unsubscribe(subscription)) => {
+                session
+                    .answers
+                    .push_back(ServerFrame::Unsubscribed(subscription));
                 if let Some(feed) = session.feeds.remove(&subscription) {
                     self.release(feed);
                 }

@@ -21,6 +21,8 @@ pub(super) struct Session {
     pub(super) feeds: BTreeMap<SubscriptionId, Feed>,
     /// Resent transactions, to be acknowledged once the log has been told up to a position.
     pub(super) held: VecDeque<(Position, Seq)>,
+    /// Whether the replica waits to hear that it is up to date.
+    pub(super) announce: bool,
     /// Whether to close once the answers are sent.
     pub(super) closing: bool,
     /// The version of the schema the replica holds.
