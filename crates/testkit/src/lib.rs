@@ -1,7 +1,9 @@
-//! What Anabranch's tests stand on: private Postgres clusters. `anabranch demo` starts one too.
+//! What Anabranch's tests stand on: private Postgres clusters, and the simulator. `anabranch demo`
+//! starts a cluster too.
 //!
-//! Nothing here knows the engine, and nothing needs an async runtime: a cluster is a few processes
-//! and a temporary directory. Start with [`cluster::shared_cluster`] in a test and with
+//! Nothing here needs an async runtime: a cluster is a few processes and a temporary directory, and
+//! a simulated run ([`sim::run`]) is one thread. Start with [`cluster::shared_cluster`] in a test and with
 //! [`cluster::Cluster::start`] anywhere else.
 
 pub mod cluster;
+pub mod sim;

@@ -1,0 +1,173 @@
+//! What an application is told after a commit: changed rows, outcomes, progress.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use anabranch_crdt::TableId;
+use anabranch_protocol::{RejectCode, Seq, SubscriptionId};
+
+use crate::{
+    limits::{EVENT_ROWS_MAX, EVENTS_MAX},
+    tables::RowChange,
+};
+
+/// Something that happened, told after the commit that made it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Rows changed.
+    Rows {
+        /// Who changed them.
+        origin: Origin,
+        /// The changes, in their order.
+        changes: Vec<RowChange>,
+    },
+    /// So many rows changed that they are not listed: read these tables again.
+    Tables {
+        /// Who changed them.
+        origin: Origin,
+        /// The tables.
+        tables: Vec<TableId>,
+    },
+    /// A local transaction was sealed and waits in the outbox.
+    Sealed(Seq),
+    /// The store has merged a local transaction.
+    Accepted(Seq),
+    /// The store has refused a local transaction, which is withdrawn and kept among the rejected.
+    Rejected {
+        /// The transaction.
+        seq: Seq,
+        /// Why, for programs.
+        code: RejectCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Local transactions from this one on were stamped again: the clock had been wrong.
+    Restamped(Seq),
+    /// The schema was adopted.
+    SchemaAdopted {
+        /// Its version.
+        version: u64,
+    },
+    /// Rows of a snapshot have arrived; they do not show yet.
+    SnapshotProgress {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Rows arrived so far.
+        rows: u64,
+        /// About how many there are.
+        rows_estimate: u64,
+    },
+    /// A snapshot is complete and shows.
+    SnapshotComplete(SubscriptionId),
+    /// A subscription was refused.
+    SubscriptionRefused {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// Events before this point were dropped because they were not taken: read everything again.
+    Lagged,
+}
+
+/// Who made a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A program writing to this file.
+    Local,
+    /// Another replica, or the store.
+    Remote,
+}
+
+impl Event {
+    /// The event of these changes; `None` if there are none.
+    pub(crate) fn rows(origin: Origin, changes: Vec<RowChange>) -> Option<Self> {
+        if changes.is_empty() {
+            return None;
+        }
+        let mut event = Self::Rows {
+            origin,
+            changes: Vec::new(),
+        };
+        event.absorb(changes);
+        Some(event)
+    }
+
+    /// Whether it tells of rows that came from elsewhere.
+    pub(crate) const fn is_remote(&self) -> bool {
+        matches!(
+            self,
+            Self::Rows {
+                origin: Origin::Remote,
+                ..
+            } | Self::Tables {
+                origin: Origin::Remote,
+                ..
+            }
+        )
+    }
+
+    /// Tells of these changes too; beyond what one event lists, by their tables.
+    pub(crate) fn absorb(&mut self, more: Vec<RowChange>) {
+        match self {
+            Self::Rows { changes, .. } if changes.len() + more.len() <= EVENT_ROWS_MAX => {
+                changes.extend(more);
+            }
+            Self::Rows { origin, changes } => {
+                let tables: BTreeSet<TableId> = changes
+                    .iter()
+                    .chain(&more)
+                    .map(|change| change.table)
+                    .collect();
+                *self = Self::Tables {
+                    origin: *origin,
+                    tables: tables.into_iter().collect(),
+                };
+            }
+            Self::Tables { tables, .. } => {
+                tables.extend(more.iter().map(|change| change.table));
+                tables.sort_unstable();
+                tables.dedup();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A bounded queue of events: the oldest give way, and their loss is told.
+#[derive(Debug, Default)]
+pub(crate) struct EventQueue {
+    events: VecDeque<Event>,
+    lagged: bool,
+}
+
+impl EventQueue {
+    pub(crate) fn extend(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.events.extend(events);
+        while self.events.len() > EVENTS_MAX {
+            self.events.pop_front();
+            self.lagged = true;
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Event> {
+        let lagged = std::mem::take(&mut self.lagged).then_some(Event::Lagged);
+        lagged.into_iter().chain(self.events.drain(..)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_the_oldest_and_says_so() {
+        let mut queue = EventQueue::default();
+        queue.extend((0..=EVENTS_MAX).map(|seq| Event::Accepted(Seq(seq as u64))));
+        let taken = queue.take();
+        assert_eq!(taken.first(), Some(&Event::Lagged));
+        assert_eq!(taken.get(1), Some(&Event::Accepted(Seq(1))));
+        assert_eq!(taken.len(), EVENTS_MAX + 1);
+        assert!(queue.take().is_empty());
+    }
+}

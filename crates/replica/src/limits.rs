@@ -1,0 +1,27 @@
+//! Every bound on what a replica holds, each with its reason.
+
+use anabranch_protocol::limits::FRAME_BYTES_MAX;
+
+/// Events kept for an application that does not take them: beyond it the oldest go, and the next one
+/// taken says so.
+pub const EVENTS_MAX: usize = 1_024;
+
+/// Rows that one event lists: more are told as tables to be read again, since an application would
+/// do that anyway.
+pub const EVENT_ROWS_MAX: usize = 10_000;
+
+/// Transactions waiting in the outbox: years of work offline by hand, or a runaway program.
+pub const OUTBOX_TRANSACTIONS_MAX: u64 = 1_000_000;
+
+/// Bytes of one transaction: what fits a frame with room for what surrounds it.
+pub const TRANSACTION_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
+
+/// Statements kept prepared on a connection: about eight a table, for the tables in use at once.
+pub(crate) const STATEMENTS_CACHED: usize = 512;
+
+/// Bytes of a page of a new file: measured, larger ones merge faster and smaller ones write less
+/// for a single row.
+pub(crate) const PAGE_BYTES: u32 = 8_192;
+
+/// Page cache of the connection that merges, in KiB.
+pub(crate) const MERGE_CACHE_KIB: u32 = 65_536;

@@ -1,0 +1,56 @@
+//! What a replica takes from outside: the time, new identities, and how to open the file.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anabranch_crdt::{Millis, ReplicaId};
+
+/// How to open a replica.
+pub struct OpenOptions {
+    /// The wall clock.
+    pub now: Box<dyn Fn() -> Millis + Send>,
+    /// Makes the identity of a new replica; never the same one twice, in the whole world.
+    pub new_id: Box<dyn FnMut() -> ReplicaId + Send>,
+    /// How durable a local commit is.
+    pub synchronous: Synchronous,
+    /// How long to wait for another program that is writing to the file.
+    pub busy_timeout: Duration,
+}
+
+/// How durable a local commit is. No setting can damage the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// A commit survives the program's crash; a power cut may take back the last few.
+    #[default]
+    Normal,
+    /// A commit survives a power cut, at the price of a disk flush each.
+    Full,
+}
+
+impl OpenOptions {
+    /// The system's clock and random identities: the one place in this crate that reads them.
+    pub fn system() -> Self {
+        Self {
+            now: Box::new(|| {
+                let since = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }),
+            new_id: Box::new(|| ReplicaId(uuid::Uuid::new_v4().into_bytes())),
+            synchronous: Synchronous::Normal,
+            busy_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("synchronous", &self.synchronous)
+            .field("busy_timeout", &self.busy_timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+//! The durable queues of local transactions: those that wait for an outcome, and the rejected ones.
+
+use std::collections::HashMap;
+
+use anabranch_crdt::{Delta, Millis, TableId};
+use anabranch_protocol::{
+    LocalTransaction, RejectCode, Seq,
+    codec::{decode_transaction, encode_transaction},
+};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{
+    ReplicaError,
+    limits::{OUTBOX_TRANSACTIONS_MAX, TRANSACTION_BYTES_MAX},
+    tables::{TablesError, first, key},
+};
+
+/// A local transaction that the store refused: withdrawn, and kept whole until discarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedTransaction {
+    /// What it did.
+    pub transaction: LocalTransaction,
+    /// Why it was refused, for programs.
+    pub code: RejectCode,
+    /// Why it was refused, for people.
+    pub reason: String,
+    /// When the refusal arrived.
+    pub at: Millis,
+}
+
+/// Appends a transaction, which must fit.
+pub(crate) fn append(
+    conn: &Connection,
+    transaction: &LocalTransaction,
+) -> Result<(), ReplicaError> {
+    let payload = encode_transaction(transaction)?;
+    if payload.len() > TRANSACTION_BYTES_MAX {
+        return Err(ReplicaError::TooLarge {
+            bytes: payload.len(),
+        });
+    }
+    let oldest = first_seq(conn)?.map_or(transaction.seq.0, |seq| seq.0);
+    let pending = transaction.seq.0.saturating_sub(oldest);
+    if pending >= OUTBOX_TRANSACTIONS_MAX {
+        return Err(ReplicaError::OutboxFull { pending });
+    }
+    put(conn, transaction, &payload)
+}
+
+/// Overwrites a transaction that is there.
+pub(crate) fn rewrite(
+    conn: &Connection,
+    transaction: &LocalTransaction,
+) -> Result<(), ReplicaError> {
+    put(conn, transaction, &encode_transaction(transaction)?)
+}
+
+fn put(
+    conn: &Connection,
+    transaction: &LocalTransaction,
+    payload: &[u8],
+) -> Result<(), ReplicaError> {
+    let sql = "INSERT OR REPLACE INTO anabranch_outbox(seq, hlc, payload) VALUES (?1, ?2, ?3)";
+    let hlc = transaction.stamp.hlc.to_i64();
+    conn.prepare_cached(sql)?
+        .execute((number(transaction.seq), hlc, payload))?;
+    Ok(())
+}
+
+/// The oldest transaction waiting.
+pub(crate) fn first_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
+    Ok(
+        first::<Option<i64>>(conn, "SELECT min(seq) FROM anabranch_outbox")?
+            .flatten()
+            .map(seq),
+    )
+}
+
+/// The transaction numbered `seq`, if it waits.
+pub(crate) fn get(conn: &Connection, seq: Seq) -> Result<Option<LocalTransaction>, ReplicaError> {
+    let mut query = conn.prepare_cached("SELECT payload FROM anabranch_outbox WHERE seq = ?1")?;
+    let payload: Option<Vec<u8>> = query
+        .query_row([number(seq)], |row| row.get(0))
+        .optional()?;
+    Ok(payload
+        .map(|payload| decode_transaction(&payload))
+        .transpose()?)
+}
+
+/// Visits the transactions after `after`, in their order, until `visit` says to stop.
+pub(crate) fn each_after(
+    conn: &Connection,
+    after: Seq,
+    mut visit: impl FnMut(LocalTransaction, usize) -> Result<bool, ReplicaError>,
+) -> Result<(), ReplicaError> {
+    let sql = "SELECT payload FROM anabranch_outbox WHERE seq > ?1 ORDER BY seq";
+    let mut query = conn.prepare_cached(sql)?;
+    let mut rows = query.query([number(after)])?;
+    while let Some(row) = rows.next()? {
+        let payload = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        if !visit(decode_transaction(payload)?, payload.len())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// All transactions after `after`, in their order.
+pub(crate) fn all_after(
+    conn: &Connection,
+    after: Seq,
+) -> Result<Vec<LocalTransaction>, ReplicaError> {
+    let mut all = Vec::new();
+    each_after(conn, after, |transaction, _| {
+        all.push(transaction);
+        Ok(true)
+    })?;
+    Ok(all)
+}
+
+/// Takes a transaction out; `None` if it is not there.
+pub(crate) fn remove(
+    conn: &Connection,
+    seq: Seq,
+) -> Result<Option<LocalTransaction>, ReplicaError> {
+    let transaction = get(conn, seq)?;
+    if transaction.is_some() {
+        let sql = "DELETE FROM anabranch_outbox WHERE seq = ?1";
+        conn.prepare_cached(sql)?.execute([number(seq)])?;
+    }
+    Ok(transaction)
+}
+
+/// Keeps a refused transaction.
+pub(crate) fn reject(
+    conn: &Connection,
+    rejected: &RejectedTransaction,
+) -> Result<(), ReplicaError> {
+    let payload = encode_transaction(&rejected.transaction)?;
+    let at = i64::try_from(rejected.at.0).unwrap_or(i64::MAX);
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO anabranch_rejected(seq, payload, code, reason, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((
+        number(rejected.transaction.seq),
+        payload,
+        rejected.code.number(),
+        &rejected.reason,
+        at,
+    ))?;
+    Ok(())
+}
+
+/// The rejected transactions, in their order.
+pub(crate) fn rejected(conn: &Connection) -> Result<Vec<RejectedTransaction>, ReplicaError> {
+    let mut query = conn.prepare_cached(
+        "SELECT payload, code, reason, at_ms FROM anabranch_rejected ORDER BY seq",
+    )?;
+    let mut rows = query.query([])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        let payload = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        out.push(RejectedTransaction {
+            transaction: decode_transaction(payload)?,
+            code: RejectCode::from_number(row.get(1)?),
+            reason: row.get(2)?,
+            at: Millis(row.get::<_, i64>(3)?.unsigned_abs()),
+        });
+    }
+    Ok(out)
+}
+
+fn number(seq: Seq) -> i64 {
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
+}
+
+fn seq(number: i64) -> Seq {
+    Seq(number.unsigned_abs())
+}
+
+/// Which rows waiting transactions touch, and how many of them do: an index in memory over the
+/// outbox, made anew when another process has changed that.
+#[derive(Debug, Default)]
+pub(crate) struct PendingIndex {
+    /// The outbox's generation that this is an index of; `None` if it must be made anew.
+    generation: Option<i64>,
+    rows: HashMap<(TableId, Vec<u8>), u32>,
+}
+
+impl PendingIndex {
+    /// Makes it true of the outbox at `generation`.
+    pub(crate) fn refresh(
+        &mut self,
+        conn: &Connection,
+        generation: i64,
+    ) -> Result<(), ReplicaError> {
+        if self.generation == Some(generation) {
+            return Ok(());
+        }
+        self.rows.clear();
+        each_after(conn, Seq(0), |transaction, _| {
+            self.add(&transaction.deltas);
+            Ok(true)
+        })?;
+        self.generation = Some(generation);
+        Ok(())
+    }
+
+    /// It may be wrong: a change of the outbox was rolled back.
+    pub(crate) const fn invalidate(&mut self) {
+        self.generation = None;
+    }
+
+    /// The outbox is at `after` because this process has just changed it from `before`.
+    pub(crate) fn advance(&mut self, before: i64, after: i64) {
+        if self.generation == Some(before) {
+            self.generation = Some(after);
+        }
+    }
+
+    /// A transaction with these deltas has come.
+    pub(crate) fn add(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            let count = self
+                .rows
+                .entry((delta.table, key::pack(&delta.key)))
+                .or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// A transaction with these deltas has gone.
+    pub(crate) fn remove(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            let row = (delta.table, key::pack(&delta.key));
+            if let Some(count) = self.rows.get_mut(&row) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.rows.remove(&row);
+                }
+            }
+        }
+    }
+
+    /// Whether a waiting transaction touches the row.
+    pub(crate) fn contains(&self, table: TableId, packed: &[u8]) -> bool {
+        !self.rows.is_empty() && self.rows.contains_key(&(table, packed.to_vec()))
+    }
+}

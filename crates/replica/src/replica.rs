@@ -1,0 +1,429 @@
+//! The replica: one file, the two connections to it, and every operation as one transaction.
+
+use std::{fmt, path::Path};
+
+use anabranch_crdt::{Delta, Millis, ReplicaId, RowKey, RowState};
+use anabranch_protocol::{
+    Change, Cursor, LocalTransaction, RejectCode, Seq, ShapeRequest, Subscription, SubscriptionId,
+    SubscriptionSet, codec::decode_schema,
+};
+use anabranch_shape::schema::Schema;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::{
+    Event, OpenError, OpenOptions, RejectedTransaction, ReplicaError, Status, TransactionError,
+    events::EventQueue,
+    file::{Purpose, connect, establish},
+    outbox::{self, PendingIndex},
+    subscriptions,
+    tables::{Rules, Tables, audit, first, is_waiting, meta, unpack_key},
+    turn::{Bounds, Turn},
+};
+
+/// One SQLite file and the engine over it.
+///
+/// Any program may read and write the file's ordinary tables; what it writes is captured and sealed
+/// at the engine's next turn. [`Replica::transaction`] seals with the transaction itself.
+pub struct Replica {
+    application: Connection,
+    merging: Connection,
+    options: OpenOptions,
+    id: ReplicaId,
+    tables: Tables,
+    /// SQLite's own schema counter when `tables` was read and the triggers audited.
+    schema_cookie: Option<i64>,
+    /// SQLite's counter of other connections' commits, when the merging connection last looked.
+    data_version: Option<i64>,
+    pending: PendingIndex,
+    events: EventQueue,
+}
+
+/// What a local transaction returned, and the number it was sealed under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed<T> {
+    /// What the application's function returned.
+    pub value: T,
+    /// The number, unless the transaction wrote nothing that is replicated.
+    pub seq: Option<Seq>,
+}
+
+impl Replica {
+    /// Opens the replica in the file at `path`, making a new one if there is none.
+    pub fn open(path: impl AsRef<Path>, mut options: OpenOptions) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let application = connect(path, Purpose::Application, &options)?;
+        let id = establish(&application, path, || (options.new_id)())?;
+        let merging = connect(path, Purpose::Merge, &options)?;
+        let mut replica = Self {
+            application,
+            merging,
+            options,
+            id,
+            tables: Tables::default(),
+            schema_cookie: None,
+            data_version: None,
+            pending: PendingIndex::default(),
+            events: EventQueue::default(),
+        };
+        replica.seal()?;
+        Ok(replica)
+    }
+
+    /// Who this replica is.
+    pub const fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// The schema it holds; version 0 and no tables before the first welcome.
+    pub const fn schema(&self) -> &Schema {
+        self.tables.schema()
+    }
+
+    /// The application's connection, for reading. Writing with it is allowed: the writes are captured
+    /// and sealed at the engine's next turn.
+    pub const fn connection(&self) -> &Connection {
+        &self.application
+    }
+
+    /// Binds the file to whom it belongs: the first call sets the fingerprint of the authenticated
+    /// principal, later calls must bring the same one.
+    pub fn bind(&mut self, fingerprint: &str) -> Result<(), ReplicaError> {
+        self.turn(|turn| match meta::read::<String>(turn.tx, "principal")? {
+            Some(held) if held == fingerprint => Ok(()),
+            Some(_) => Err(ReplicaError::OtherPrincipal),
+            None => Ok(meta::write(turn.tx, "principal", fingerprint)?),
+        })
+    }
+
+    /// Runs `work` in one transaction and seals what it wrote before the commit. If it returns an
+    /// error, or cannot be sealed or committed, nothing is written.
+    pub fn transaction<T, E>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<Committed<T>, TransactionError<E>> {
+        self.turn_on(Purpose::Application, |turn| {
+            turn.seal(Bounds::Waived)?;
+            let value = work(turn.tx).map_err(TransactionError::Work)?;
+            if turn.tx.is_autocommit() {
+                return Err(TransactionError::Ended);
+            }
+            let seq = turn.seal(Bounds::Enforced)?;
+            Ok(Committed { value, seq })
+        })
+    }
+
+    /// Seals what other connections and programs have written; the number, unless there was nothing.
+    pub fn seal(&mut self) -> Result<Option<Seq>, ReplicaError> {
+        self.turn(|turn| turn.seal(Bounds::Waived))
+    }
+
+    /// The same, for calling often: a look at a counter if nobody has written since the last call.
+    pub fn seal_foreign_writes(&mut self) -> Result<Option<Seq>, ReplicaError> {
+        let version = first(&self.merging, "PRAGMA data_version")?;
+        if version == self.data_version {
+            return Ok(None);
+        }
+        let sealed = if is_waiting(&self.merging)? {
+            self.seal()?
+        } else {
+            None
+        };
+        self.data_version = version;
+        Ok(sealed)
+    }
+
+    /// Begins a session with the service: corrects the clock by the service's, stamps again what was
+    /// never shared and would be too far ahead, and adopts the schema if it is new.
+    pub fn welcome(
+        &mut self,
+        server_time: Millis,
+        drift_max_ms: u64,
+        merged_through: Seq,
+        schema: Option<Schema>,
+    ) -> Result<(), ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            turn.welcome(server_time, drift_max_ms, merged_through, schema.as_ref())
+        })?;
+        self.refresh_tables()
+    }
+
+    /// Brings the file's tables to a newer schema. Changes only ever add; what the store has dropped
+    /// stays here, out of replication.
+    pub fn adopt_schema(&mut self, schema: Schema) -> Result<(), ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            turn.adopt(&schema)
+        })?;
+        self.refresh_tables()
+    }
+
+    /// Puts rows of a snapshot aside until [`Replica::finish_snapshot`].
+    pub fn stage_snapshot(
+        &mut self,
+        id: SubscriptionId,
+        rows: Vec<Delta>,
+        rows_estimate: u64,
+    ) -> Result<(), ReplicaError> {
+        self.turn(|turn| turn.stage(id, &rows, rows_estimate))
+    }
+
+    /// Shows a complete snapshot at once: merges its rows, lets go of rows that did not come again.
+    pub fn finish_snapshot(
+        &mut self,
+        id: SubscriptionId,
+        cursor: Cursor,
+    ) -> Result<(), ReplicaError> {
+        self.synced(|turn| turn.finish_snapshot(id, cursor))
+    }
+
+    /// Drops what has come of a snapshot; it starts again.
+    pub fn reset_snapshot(&mut self, id: SubscriptionId) -> Result<(), ReplicaError> {
+        self.turn(|turn| Ok(subscriptions::unstage(turn.tx, id)?))
+    }
+
+    /// Merges a transaction of the store, moves the cursors of the `live` subscriptions, takes the
+    /// accepted transactions out of the outbox, and lets go of rows that nothing holds any more.
+    pub fn merge_transaction(
+        &mut self,
+        cursor: Cursor,
+        live: SubscriptionSet,
+        accepted: Vec<Seq>,
+        changes: Vec<Change>,
+    ) -> Result<(), ReplicaError> {
+        self.synced(|turn| turn.merge_transaction(cursor, live, &accepted, changes))
+    }
+
+    /// An own transaction had been merged before: the answer to a resent one.
+    pub fn accepted(&mut self, seq: Seq) -> Result<(), ReplicaError> {
+        self.synced(|turn| turn.acknowledge(seq))
+    }
+
+    /// Withdraws a refused transaction; `rows` is what the store holds of the refused rows in the
+    /// refused columns.
+    pub fn rejected(
+        &mut self,
+        seq: Seq,
+        code: RejectCode,
+        reason: String,
+        rows: Vec<Delta>,
+    ) -> Result<(), ReplicaError> {
+        self.synced(|turn| turn.reject(seq, code, reason, rows))
+    }
+
+    /// Subscribes to a shape; asking for the same one again finds the subscription there is.
+    pub fn subscribe(&mut self, shape: &ShapeRequest) -> Result<SubscriptionId, ReplicaError> {
+        self.turn(|turn| subscriptions::add(turn.tx, shape))
+    }
+
+    /// Lets go of a subscription and of the rows that it alone held.
+    pub fn unsubscribe(&mut self, id: SubscriptionId) -> Result<(), ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            turn.unsubscribe(id)
+        })
+    }
+
+    /// Notes that the service refused a subscription. It is asked again in the next session.
+    pub fn subscription_refused(
+        &mut self,
+        id: SubscriptionId,
+        message: String,
+    ) -> Result<(), ReplicaError> {
+        self.turn(|turn| {
+            subscriptions::refuse(turn.tx, Some(id), Some(&message))?;
+            turn.events.push(Event::SubscriptionRefused { id, message });
+            Ok(())
+        })
+    }
+
+    /// The subscriptions, with where this replica stands in each.
+    pub fn subscriptions(&self) -> Result<Vec<Subscription>, ReplicaError> {
+        let all = subscriptions::all(&self.merging)?;
+        Ok(all.into_iter().map(|status| status.subscription).collect())
+    }
+
+    /// The transactions after `after` that wait for an outcome, in their order: about `bytes_max`
+    /// bytes of them, at least one if there is any.
+    pub fn pending(
+        &self,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<LocalTransaction>, ReplicaError> {
+        let mut out = Vec::new();
+        let mut total = 0_usize;
+        outbox::each_after(&self.merging, after, |transaction, bytes| {
+            total = total.saturating_add(bytes);
+            if !out.is_empty() && total > bytes_max {
+                return Ok(false);
+            }
+            out.push(transaction);
+            Ok(true)
+        })?;
+        Ok(out)
+    }
+
+    /// The oldest transaction that waits for an outcome, or the number that the next one will get.
+    pub fn first_pending(&self) -> Result<Seq, ReplicaError> {
+        let tx = self.merging.unchecked_transaction()?;
+        let next = Seq(meta::number(&tx, "next_seq")?.max(1).unsigned_abs());
+        Ok(outbox::first_seq(&tx)?.unwrap_or(next))
+    }
+
+    /// The transactions that the store refused, whole, until discarded.
+    pub fn rejected_list(&self) -> Result<Vec<RejectedTransaction>, ReplicaError> {
+        outbox::rejected(&self.merging)
+    }
+
+    /// Discards a rejected transaction; whether there was one.
+    pub fn discard_rejected(&mut self, seq: Seq) -> Result<bool, ReplicaError> {
+        self.turn(|turn| {
+            let sql = "DELETE FROM anabranch_rejected WHERE seq = ?1";
+            let number = i64::try_from(seq.0).unwrap_or(i64::MAX);
+            Ok(turn.tx.execute(sql, [number])? > 0)
+        })
+    }
+
+    /// What has happened since the last call, in its order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    /// The whole state of a row, present or removed; `None` if nothing is known of it.
+    pub fn row_state(
+        &mut self,
+        table: &str,
+        key: &RowKey,
+    ) -> Result<Option<RowState>, ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            Ok(turn.table_named(table)?.state(turn.tx, key)?)
+        })
+    }
+
+    /// The whole state of every known row of a table, present or removed, in the order of packed keys.
+    pub fn row_states(&mut self, table: &str) -> Result<Vec<(RowKey, RowState)>, ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            let table = turn.table_named(table)?;
+            let mut out = Vec::new();
+            table.each_held(turn.tx, |packed, held| {
+                let key = unpack_key(&packed)?;
+                let state = table.state_of(turn.tx, &key, &held.clock)?;
+                out.push((key, state));
+                Ok(())
+            })?;
+            Ok(out)
+        })
+    }
+
+    /// How the replica is doing.
+    pub fn status(&self) -> Result<Status, ReplicaError> {
+        let tx = self.merging.unchecked_transaction()?;
+        let rejected = first::<i64>(&tx, "SELECT count(*) FROM anabranch_rejected")?;
+        Ok(Status {
+            schema_version: self.tables.schema().version,
+            pending: meta::number(&tx, "outbox_waiting")?.unsigned_abs(),
+            rejected: rejected.unwrap_or(0).unsigned_abs(),
+            last_synced: meta::read::<i64>(&tx, "last_synced_ms")?
+                .map(|at| Millis(at.unsigned_abs())),
+            clock_offset_ms: meta::number(&tx, "clock_offset_ms")?,
+            subscriptions: subscriptions::all(&tx)?,
+        })
+    }
+
+    /// A turn that brings news of the service: seals first, so that what is captured is not taken for
+    /// what is merged, and notes the time.
+    fn synced<T>(
+        &mut self,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T, ReplicaError>,
+    ) -> Result<T, ReplicaError> {
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            let value = work(turn)?;
+            let now = i64::try_from(turn.corrected_now().0).unwrap_or(i64::MAX);
+            meta::write(turn.tx, "last_synced_ms", now)?;
+            Ok(value)
+        })
+    }
+
+    fn turn<T>(
+        &mut self,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T, ReplicaError>,
+    ) -> Result<T, ReplicaError> {
+        self.turn_on(Purpose::Merge, work)
+    }
+
+    /// Runs `work` in one transaction. Events are told and the index stands only if it commits.
+    fn turn_on<T, E: From<ReplicaError>>(
+        &mut self,
+        purpose: Purpose,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let now = (self.options.now)();
+        let result = self.run(purpose, now, work);
+        match result {
+            Ok((value, events)) => {
+                self.events.extend(events);
+                Ok(value)
+            }
+            Err(error) => {
+                self.pending.invalidate();
+                self.schema_cookie = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn run<T, E: From<ReplicaError>>(
+        &mut self,
+        purpose: Purpose,
+        now: Millis,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T, E>,
+    ) -> Result<(T, Vec<Event>), E> {
+        let conn = match purpose {
+            Purpose::Application => &self.application,
+            Purpose::Merge => &self.merging,
+        };
+        let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)
+            .map_err(ReplicaError::from)?;
+        reload(&tx, &mut self.schema_cookie, &mut self.tables)?;
+        let mut turn = Turn::begin(&tx, &self.tables, &mut self.pending, self.id, now)?;
+        let value = work(&mut turn)?;
+        turn.finish()?;
+        let events = turn.events;
+        tx.commit().map_err(ReplicaError::from)?;
+        Ok((value, events))
+    }
+
+    /// Reads the tables again and sets the triggers up, after a change of the schema.
+    fn refresh_tables(&mut self) -> Result<(), ReplicaError> {
+        self.turn(|_| Ok(()))
+    }
+}
+
+/// Reads the tables again and audits the triggers, if the file's schema has changed by whatever hand.
+fn reload(
+    conn: &Connection,
+    cookie: &mut Option<i64>,
+    tables: &mut Tables,
+) -> Result<(), ReplicaError> {
+    let found = first(conn, "PRAGMA schema_version")?;
+    if found == *cookie {
+        return Ok(());
+    }
+    let schema: Option<Vec<u8>> = meta::read(conn, "schema")?;
+    let schema = schema.map(|bytes| decode_schema(&bytes)).transpose()?;
+    *tables = Tables::new(schema.unwrap_or_default());
+    audit(conn, tables, Rules::NotNull)?;
+    *cookie = first(conn, "PRAGMA schema_version")?;
+    Ok(())
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

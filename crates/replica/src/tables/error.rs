@@ -1,0 +1,41 @@
+//! What can go wrong between the engine and the tables of its file.
+
+use anabranch_crdt::{DecodeError, TableId};
+use thiserror::Error;
+
+/// Why reading or writing the tables failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TablesError {
+    /// Another connection held the write lock for longer than the timeout.
+    #[error("another program is writing to the file; try again, or raise the busy timeout")]
+    Busy,
+    /// SQLite refused or failed.
+    #[error("SQLite: {0}")]
+    Sqlite(rusqlite::Error),
+    /// A packed clock cannot be read.
+    #[error("a clock of table {table} cannot be read: {source}; restore the file from a backup", table = .table.0)]
+    Clock {
+        /// The table.
+        table: TableId,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// A side table holds what the engine never writes.
+    #[error("the file is damaged: {0}; restore it from a backup or start a new one")]
+    Damaged(String),
+    /// The schema asks for something that this file cannot hold.
+    #[error("{0}")]
+    Schema(String),
+}
+
+impl From<rusqlite::Error> for TablesError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                Self::Busy
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
+}

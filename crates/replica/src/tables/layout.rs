@@ -1,0 +1,254 @@
+//! The tables of the file: what is created, and how it follows a changed schema.
+//!
+//! Changes only ever add: a dropped column or table stays where it is, out of replication. Written
+//! down byte by byte in `docs/storage.md`.
+
+use std::collections::BTreeSet;
+
+use anabranch_shape::schema::{Column, ForeignKey, ReferentialAction, Schema, Table};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{
+    TablesError,
+    table::{clock_table, dead_column, dead_table, quote},
+    triggers::KEY_COLUMNS_MAX,
+    values::declared_type,
+};
+
+/// The side tables every file has, of a replica and of an embedded store alike.
+pub const COMMON: &str = "
+CREATE TABLE anabranch_meta(name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
+CREATE TABLE anabranch_capture(
+  id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, op INTEGER NOT NULL, changed,
+  k0, k1, k2, k3, k4, k5, k6, k7);
+";
+
+/// Creates the side tables of one table.
+pub fn create_side_tables(conn: &Connection, table: &Table) -> Result<(), TablesError> {
+    let clock = clock_table(table.id);
+    let dead = dead_table(table.id);
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| dead_column(column.id))
+        .collect();
+    let key: Vec<String> = table
+        .primary_key
+        .iter()
+        .map(|column| dead_column(*column))
+        .collect();
+    conn.execute_batch(&format!(
+        "CREATE TABLE {clock}(key BLOB PRIMARY KEY NOT NULL, clock BLOB NOT NULL, \
+         shapes INTEGER NOT NULL) WITHOUT ROWID; \
+         CREATE TABLE {dead}({}, PRIMARY KEY ({}));",
+        columns.join(", "),
+        key.join(", ")
+    ))?;
+    Ok(())
+}
+
+/// Adds to the side tables the columns that `table` has gained over `held`.
+pub fn widen_side_tables(
+    conn: &Connection,
+    held: &Table,
+    table: &Table,
+) -> Result<(), TablesError> {
+    for column in table
+        .columns
+        .iter()
+        .filter(|column| held.column(column.id).is_none())
+    {
+        let (dead, name) = (dead_table(table.id), dead_column(column.id));
+        // A column that went and came back is still there.
+        if !has_column(conn, &dead, &name)? {
+            conn.execute_batch(&format!("ALTER TABLE {dead} ADD COLUMN {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings the user's tables from the schema `held` to `wanted`. The capture triggers must be gone.
+pub fn migrate(conn: &Connection, held: &Schema, wanted: &Schema) -> Result<(), TablesError> {
+    wanted.tables.iter().try_for_each(check)?;
+    let wanted_names: BTreeSet<String> = wanted.tables.iter().map(Table::local_name).collect();
+    for table in &held.tables {
+        let gone = wanted.table(table.id).is_none();
+        if gone && wanted_names.contains(&table.local_name()) {
+            let aside = format!("anabranch_dropped_{}", table.id.0);
+            rename_table(conn, &table.local_name(), &aside)?;
+        }
+    }
+    for table in &wanted.tables {
+        match held.table(table.id) {
+            Some(old) => alter(conn, old, table)?,
+            None => create(conn, wanted, table)?,
+        }
+    }
+    Ok(())
+}
+
+fn check(table: &Table) -> Result<(), TablesError> {
+    let name = table.local_name();
+    if table.primary_key.is_empty() || table.primary_key.len() > KEY_COLUMNS_MAX {
+        return Err(TablesError::Schema(format!(
+            "the table {name} has {} key columns; between 1 and {KEY_COLUMNS_MAX} can be \
+             replicated, so give it a shorter key or leave it out",
+            table.primary_key.len()
+        )));
+    }
+    if name.starts_with("anabranch_") || name.starts_with("sqlite_") {
+        return Err(TablesError::Schema(format!(
+            "the table {name} bears a reserved name; rename it in the store or leave it out"
+        )));
+    }
+    Ok(())
+}
+
+fn create(conn: &Connection, schema: &Schema, table: &Table) -> Result<(), TablesError> {
+    let name = table.local_name();
+    if exists(conn, &name)? {
+        return Err(TablesError::Schema(format!(
+            "the store has a table {name}, and so has this file, by another hand; rename the local one"
+        )));
+    }
+    let key_names = names(table, &table.primary_key);
+    let mut parts: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| definition(table, column))
+        .collect();
+    parts.push(format!("PRIMARY KEY ({key_names})"));
+    parts.extend(
+        table
+            .foreign_keys
+            .iter()
+            .filter_map(|key| foreign_key(schema, table, key)),
+    );
+    conn.execute_batch(&format!(
+        "CREATE TABLE {}({})",
+        quote(&name),
+        parts.join(", ")
+    ))?;
+    create_side_tables(conn, table)
+}
+
+fn definition(table: &Table, column: &Column) -> String {
+    let not_null = if table.is_key(column.id) {
+        " NOT NULL"
+    } else {
+        ""
+    };
+    format!(
+        "{} {}{not_null}",
+        quote(&column.name),
+        declared_type(column.kind)
+    )
+}
+
+fn names(table: &Table, columns: &[anabranch_crdt::ColumnId]) -> String {
+    let columns = columns.iter().filter_map(|id| table.column(*id));
+    columns
+        .map(|column| quote(&column.name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Only keys that refer to a primary key: SQLite wants an index on what is referred to, and a unique
+/// one could block a merge.
+fn foreign_key(schema: &Schema, table: &Table, key: &ForeignKey) -> Option<String> {
+    let parent = schema.table(key.parent)?;
+    let refers_to_key = parent.primary_key.len() == key.parent_columns.len()
+        && key
+            .parent_columns
+            .iter()
+            .all(|column| parent.is_key(*column));
+    let action = match key.on_delete {
+        // A default is the store's to fill in, so locally the delete is refused.
+        ReferentialAction::Refuse | ReferentialAction::SetDefault => "NO ACTION",
+        ReferentialAction::Cascade => "CASCADE",
+        ReferentialAction::SetNull => "SET NULL",
+    };
+    refers_to_key.then(|| {
+        format!(
+            "FOREIGN KEY ({}) REFERENCES {}({}) ON DELETE {action} DEFERRABLE INITIALLY DEFERRED",
+            names(table, &key.columns),
+            quote(&parent.local_name()),
+            names(parent, &key.parent_columns)
+        )
+    })
+}
+
+fn alter(conn: &Connection, held: &Table, table: &Table) -> Result<(), TablesError> {
+    let name = table.local_name();
+    if held.primary_key != table.primary_key {
+        return Err(TablesError::Schema(format!(
+            "the primary key of {name} has changed in the store; start a new replica file"
+        )));
+    }
+    if held.local_name() != name {
+        rename_table(conn, &held.local_name(), &name)?;
+    }
+    widen_side_tables(conn, held, table)?;
+    for column in &table.columns {
+        match held.column(column.id) {
+            Some(old) if old.name != column.name => {
+                set_aside(conn, &name, &column.name)?;
+                rename_column(conn, &name, &old.name, &column.name)?;
+            }
+            Some(_) => {}
+            None => {
+                set_aside(conn, &name, &column.name)?;
+                let definition = definition(table, column);
+                conn.execute_batch(&format!(
+                    "ALTER TABLE {} ADD COLUMN {definition}",
+                    quote(&name)
+                ))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Renames a column that is out of replication, where a new one wants its name.
+fn set_aside(conn: &Connection, table: &str, column: &str) -> Result<(), TablesError> {
+    if !has_column(conn, table, column)? {
+        return Ok(());
+    }
+    let mut number = 1_u32;
+    let mut aside = format!("anabranch_dropped_{number}_{column}");
+    while has_column(conn, table, &aside)? {
+        number += 1;
+        aside = format!("anabranch_dropped_{number}_{column}");
+    }
+    rename_column(conn, table, column, &aside)
+}
+
+fn rename_table(conn: &Connection, from: &str, to: &str) -> Result<(), TablesError> {
+    conn.execute_batch(&format!(
+        "ALTER TABLE {} RENAME TO {}",
+        quote(from),
+        quote(to)
+    ))?;
+    Ok(())
+}
+
+fn rename_column(conn: &Connection, table: &str, from: &str, to: &str) -> Result<(), TablesError> {
+    let (table, from, to) = (quote(table), quote(from), quote(to));
+    conn.execute_batch(&format!("ALTER TABLE {table} RENAME COLUMN {from} TO {to}"))?;
+    Ok(())
+}
+
+/// Whether the file has a table or view called `name`.
+pub fn exists(conn: &Connection, name: &str) -> Result<bool, TablesError> {
+    let sql =
+        "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE";
+    Ok(conn.prepare_cached(sql)?.exists([name])?)
+}
+
+fn has_column(conn: &Connection, table: &str, column: &str) -> Result<bool, TablesError> {
+    let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2 COLLATE NOCASE";
+    let found: Option<i64> = conn
+        .query_row(sql, [table, column], |row| row.get(0))
+        .optional()?;
+    Ok(found.is_some())
+}

@@ -1,0 +1,501 @@
+//! Rows with their clocks: reading them, merging a delta into them, letting them go.
+//!
+//! A known row has a clock; its values lie in the user's table while it is present and in the table
+//! of removed rows while it is not, so that a row that comes back is whole. Merging expects a
+//! connection whose triggers do not capture.
+
+use std::{borrow::Cow, cmp::Ordering};
+
+use anabranch_crdt::{ColumnId, Merged, RowClock, RowKey, RowState, TableId, Value, merge};
+use anabranch_protocol::SubscriptionSet;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+
+use super::{
+    TablesError,
+    table::{ColumnSql, TableSql},
+    values::{Bound, canonical, from_sql},
+};
+
+/// What is kept beside a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Its clocks.
+    pub clock: RowClock,
+    /// The shapes it is in.
+    pub shapes: SubscriptionSet,
+}
+
+/// What merging a delta did to a row.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What the merge decided.
+    pub merged: Merged,
+    /// The shapes the row is in now.
+    pub shapes: SubscriptionSet,
+    /// Whether the row is known now, present or removed.
+    pub known: bool,
+}
+
+/// A change of a row that an application can see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowChange {
+    /// The table.
+    pub table: TableId,
+    /// The row.
+    pub key: RowKey,
+    /// The columns written; empty for a removed row.
+    pub columns: Vec<ColumnId>,
+    /// What became of the row.
+    pub kind: ChangeKind,
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// It is there and was not.
+    Inserted,
+    /// It was and is there.
+    Updated,
+    /// It was there and is no more.
+    Removed,
+}
+
+impl RowChange {
+    /// The change that a row's presence before and after and its written columns amount to, if an
+    /// application can see any.
+    pub fn of(
+        table: TableId,
+        key: &RowKey,
+        presence: (bool, bool),
+        columns: &[ColumnId],
+    ) -> Option<Self> {
+        let (kind, columns) = match presence {
+            (false, true) => (ChangeKind::Inserted, columns.to_vec()),
+            (true, false) => (ChangeKind::Removed, Vec::new()),
+            (true, true) if !columns.is_empty() => (ChangeKind::Updated, columns.to_vec()),
+            _ => return None,
+        };
+        Some(Self {
+            table,
+            key: key.clone(),
+            columns,
+            kind,
+        })
+    }
+}
+
+impl TableSql {
+    /// What is kept beside the row with this packed key; `None` if the row is not known.
+    pub fn held(&self, conn: &Connection, packed: &[u8]) -> Result<Option<Held>, TablesError> {
+        let mut query = conn.prepare_cached(&self.read_clock)?;
+        let mut rows = query.query([packed])?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        let clock = self.decode_clock(bytes)?;
+        let shapes = SubscriptionSet(row.get::<_, i64>(1)?.cast_unsigned());
+        Ok(Some(Held { clock, shapes }))
+    }
+
+    /// Reads a packed clock of this table.
+    pub fn decode_clock(&self, bytes: &[u8]) -> Result<RowClock, TablesError> {
+        RowClock::decode(bytes).map_err(|source| TablesError::Clock {
+            table: self.id(),
+            source,
+        })
+    }
+
+    /// Writes what is kept beside a row.
+    pub fn put_held(
+        &self,
+        conn: &Connection,
+        packed: &[u8],
+        clock: &RowClock,
+        shapes: SubscriptionSet,
+    ) -> Result<(), TablesError> {
+        let mut statement = conn.prepare_cached(&self.put_clock)?;
+        statement.execute((packed, clock.encode(), shapes.0.cast_signed()))?;
+        Ok(())
+    }
+
+    /// Writes which shapes a row is in.
+    pub fn put_shapes(
+        &self,
+        conn: &Connection,
+        packed: &[u8],
+        shapes: SubscriptionSet,
+    ) -> Result<(), TablesError> {
+        conn.prepare_cached(&self.put_shapes)?
+            .execute((packed, shapes.0.cast_signed()))?;
+        Ok(())
+    }
+
+    /// The registers' values of a row in canonical form, in column order: of the row itself if
+    /// `present`, else of what is kept of the removed row. `None` if there is no such row.
+    pub fn values(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        present: bool,
+    ) -> Result<Option<Vec<Value>>, TablesError> {
+        let mut values = self.written_values(conn, key, present)?;
+        for (register, value) in self.registers.iter().zip(values.iter_mut().flatten()) {
+            if let Some(changed) = canonical(register.kind, value) {
+                *value = changed;
+            }
+        }
+        Ok(values)
+    }
+
+    /// The same, as an application wrote them.
+    pub(super) fn written_values(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        present: bool,
+    ) -> Result<Option<Vec<Value>>, TablesError> {
+        let sql = if present {
+            &self.read_row
+        } else {
+            &self.read_dead
+        };
+        let mut query = conn.prepare_cached(sql)?;
+        let mut rows = query.query(params_from_iter(key.0.iter().map(Bound)))?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let values = (0..self.registers.len()).map(|at| row.get_ref(at).map(from_sql));
+        Ok(Some(values.collect::<Result<_, _>>()?))
+    }
+
+    /// The whole state of a row, present or removed; `None` if it is not known.
+    pub fn state(&self, conn: &Connection, key: &RowKey) -> Result<Option<RowState>, TablesError> {
+        let Some(held) = self.held(conn, &super::key::pack(key))? else {
+            return Ok(None);
+        };
+        self.state_of(conn, key, &held.clock).map(Some)
+    }
+
+    /// The whole state of a row whose clock has been read.
+    pub fn state_of(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        clock: &RowClock,
+    ) -> Result<RowState, TablesError> {
+        let values = self.values(conn, key, clock.existence.is_present())?;
+        let mut state = RowState::of_existence(clock.existence.clone());
+        let mut values = values.unwrap_or_default().into_iter();
+        for register in &self.registers {
+            let value = values.next().unwrap_or(Value::Null);
+            if let Some(stamp) = clock.register(register.id) {
+                state.set(register.id, stamp, value);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Merges a delta into a row, and sets the shapes it is in to what `shapes` makes of them.
+    pub fn merge(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        delta: &RowState,
+        shapes: impl FnOnce(SubscriptionSet) -> SubscriptionSet,
+    ) -> Result<Outcome, TablesError> {
+        let packed = super::key::pack(key);
+        let held = self.held(conn, &packed)?;
+        let known = held.is_some();
+        let Held {
+            mut clock,
+            shapes: held_shapes,
+        } = held.unwrap_or_default();
+        let shapes = shapes(held_shapes);
+        let delta = self.of_known_columns(delta);
+        let merged = self.merge_clock(conn, key, &mut clock, &delta)?;
+        if !merged.changed {
+            if known && shapes != held_shapes {
+                self.put_shapes(conn, &packed, shapes)?;
+            }
+            return Ok(Outcome {
+                merged,
+                shapes,
+                known,
+            });
+        }
+        self.write_winners(conn, key, &delta, &merged, &clock, known)?;
+        self.put_held(conn, &packed, &clock, shapes)?;
+        Ok(Outcome {
+            merged,
+            shapes,
+            known: true,
+        })
+    }
+
+    /// Makes a row be in exactly this state, whatever it was in. Not a merge: for taking back what was
+    /// refused. A row of which nothing is left to know goes.
+    pub fn replace(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        state: &RowState,
+        shapes: SubscriptionSet,
+    ) -> Result<(), TablesError> {
+        let packed = super::key::pack(key);
+        if state.clock() == &RowClock::new() {
+            return self.evict(conn, key);
+        }
+        let null = Value::Null;
+        let values = self
+            .registers
+            .iter()
+            .map(|held| state.value(held.id).unwrap_or(&null));
+        let row: Vec<&Value> = key.0.iter().chain(values).collect();
+        let registers: Vec<&ColumnSql> = self.registers.iter().collect();
+        if state.existence().is_present() {
+            run(conn, &self.insert(&registers), row)?;
+            run(conn, &self.delete_dead, &key.0)?;
+        } else {
+            run(conn, &self.delete_row, &key.0)?;
+            run(conn, &self.put_dead, row)?;
+        }
+        self.put_held(conn, &packed, state.clock(), shapes)
+    }
+
+    /// Forgets a row wholly: its values, its clock and its tombstone. Not a delete: nothing of it is
+    /// told to anybody.
+    pub fn evict(&self, conn: &Connection, key: &RowKey) -> Result<(), TablesError> {
+        run(conn, &self.delete_row, &key.0)?;
+        run(conn, &self.delete_dead, &key.0)?;
+        conn.prepare_cached(&self.drop_clock)?
+            .execute([super::key::pack(key)])?;
+        Ok(())
+    }
+
+    /// The delta without columns that this file does not have yet.
+    fn of_known_columns<'a>(&self, delta: &'a RowState) -> Cow<'a, RowState> {
+        if delta
+            .cells()
+            .all(|(column, ..)| self.register(column).is_some())
+        {
+            Cow::Borrowed(delta)
+        } else {
+            Cow::Owned(delta.project(|column| self.register(column).is_some()))
+        }
+    }
+
+    /// The decision; the row is read only where two stamps are equal.
+    fn merge_clock(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        clock: &mut RowClock,
+        delta: &RowState,
+    ) -> Result<Merged, TablesError> {
+        let present = clock.existence.is_present();
+        let mut values: Option<Vec<Value>> = None;
+        let mut failure = None;
+        let merged = merge(clock, delta, |column, incoming| {
+            if values.is_none() {
+                match self.values(conn, key, present) {
+                    Ok(read) => values = Some(read.unwrap_or_default()),
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+            let position = self
+                .registers
+                .binary_search_by_key(&column, |register| register.id);
+            let held = position.ok().and_then(|at| values.as_ref()?.get(at));
+            held.map_or(Ordering::Less, |held| held.cmp(incoming))
+        });
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(merged),
+        }
+    }
+
+    fn write_winners(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        delta: &RowState,
+        merged: &Merged,
+        clock: &RowClock,
+        known: bool,
+    ) -> Result<(), TablesError> {
+        let won: Vec<(&ColumnSql, &Value)> = delta
+            .cells()
+            .filter(|(column, ..)| merged.won.binary_search(column).is_ok())
+            .filter_map(|(column, _, value)| Some((self.register(column)?, value)))
+            .collect();
+        match (merged.was_present, merged.is_present) {
+            (true, true) => self.update_row(conn, key, &won),
+            (false, true) if !known => self.insert_row(conn, key, &won),
+            (false, true) => self.raise(conn, key, &won, clock),
+            (true, false) => {
+                run(conn, &self.bury, &key.0)?;
+                run(conn, &self.delete_row, &key.0)?;
+                self.update_dead(conn, key, &won)
+            }
+            (false, false) => self.update_dead(conn, key, &won),
+        }
+    }
+
+    fn insert_row(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        cells: &[(&ColumnSql, &Value)],
+    ) -> Result<(), TablesError> {
+        let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
+        let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
+        run(conn, &self.insert(&registers), values).map(drop)
+    }
+
+    fn update_row(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        cells: &[(&ColumnSql, &Value)],
+    ) -> Result<(), TablesError> {
+        if cells.is_empty() {
+            return Ok(());
+        }
+        let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
+        let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
+        let updated = run(conn, &self.update(&registers), values)?;
+        // A row that vanished with the triggers off must not stop the merge.
+        if updated == 0 {
+            self.insert_row(conn, key, cells)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Brings a removed row back: the values it had, and the winners over them.
+    fn raise(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        won: &[(&ColumnSql, &Value)],
+        clock: &RowClock,
+    ) -> Result<(), TablesError> {
+        let kept = self.values(conn, key, false)?.unwrap_or_default();
+        let kept = self.registers.iter().zip(&kept);
+        let kept = kept.filter(|(register, _)| clock.register(register.id).is_some());
+        let mut cells: Vec<(&ColumnSql, &Value)> = kept.collect();
+        for (register, value) in won {
+            match cells.iter_mut().find(|(held, _)| held.id == register.id) {
+                Some(cell) => cell.1 = value,
+                None => cells.push((register, value)),
+            }
+        }
+        cells.sort_unstable_by_key(|(register, _)| register.id);
+        self.insert_row(conn, key, &cells)?;
+        run(conn, &self.delete_dead, &key.0).map(drop)
+    }
+
+    fn update_dead(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        won: &[(&ColumnSql, &Value)],
+    ) -> Result<(), TablesError> {
+        if won.is_empty() {
+            return Ok(());
+        }
+        let kept = self.values(conn, key, false)?;
+        let mut values = kept.unwrap_or_else(|| vec![Value::Null; self.registers.len()]);
+        for (register, slot) in self.registers.iter().zip(&mut values) {
+            if let Some((_, value)) = won.iter().find(|(won, _)| won.id == register.id) {
+                *slot = (*value).clone();
+            }
+        }
+        run(conn, &self.put_dead, key.0.iter().chain(&values)).map(drop)
+    }
+
+    /// Forgets what is kept of a removed row, apart from its clock.
+    pub(super) fn forget_dead(&self, conn: &Connection, key: &RowKey) -> Result<(), TablesError> {
+        run(conn, &self.delete_dead, &key.0).map(drop)
+    }
+
+    /// Overwrites registers of a present row.
+    pub(super) fn overwrite(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        cells: &[(&ColumnSql, &Value)],
+    ) -> Result<(), TablesError> {
+        let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
+        let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
+        run(conn, &self.update(&registers), values).map(drop)
+    }
+
+    /// The keys of all known rows, packed, in their order, with what is kept beside them.
+    pub fn each_held(
+        &self,
+        conn: &Connection,
+        mut visit: impl FnMut(Vec<u8>, Held) -> Result<(), TablesError>,
+    ) -> Result<(), TablesError> {
+        let clocks = super::table::clock_table(self.id());
+        let sql = format!("SELECT key, clock, shapes FROM {clocks} ORDER BY key");
+        let mut query = conn.prepare_cached(&sql)?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let bytes = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+            let clock = self.decode_clock(bytes)?;
+            let shapes = SubscriptionSet(row.get::<_, i64>(2)?.cast_unsigned());
+            visit(row.get(0)?, Held { clock, shapes })?;
+        }
+        Ok(())
+    }
+
+    /// The packed keys of the rows in any of `shapes`; of those in none if that is empty.
+    pub fn keys_in(
+        &self,
+        conn: &Connection,
+        shapes: SubscriptionSet,
+    ) -> Result<Vec<Vec<u8>>, TablesError> {
+        let clocks = super::table::clock_table(self.id());
+        let condition = if shapes.is_empty() {
+            "shapes = ?1"
+        } else {
+            "shapes & ?1 <> 0"
+        };
+        let sql = format!("SELECT key FROM {clocks} WHERE {condition}");
+        let mut query = conn.prepare_cached(&sql)?;
+        let keys = query.query_map([shapes.0.cast_signed()], |row| row.get(0))?;
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Reads a packed key that the file holds.
+pub fn unpack_key(packed: &[u8]) -> Result<RowKey, TablesError> {
+    super::key::unpack(packed)
+        .ok_or_else(|| TablesError::Damaged("a row's key cannot be read".to_owned()))
+}
+
+fn run<'a>(
+    conn: &Connection,
+    sql: &str,
+    values: impl IntoIterator<Item = &'a Value>,
+) -> Result<usize, TablesError> {
+    let values = values.into_iter().map(Bound);
+    Ok(conn
+        .prepare_cached(sql)?
+        .execute(params_from_iter(values))?)
+}
+
+/// One row's answer, if there is one. For counts and flags.
+pub fn first<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    sql: &str,
+) -> Result<Option<T>, TablesError> {
+    Ok(conn
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))
+        .optional()?)
+}

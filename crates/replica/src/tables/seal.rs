@@ -1,0 +1,287 @@
+//! Sealing: what was captured becomes the deltas of one stamped transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anabranch_crdt::{ColumnId, Delta, RowKey, RowState, Stamp, TableId, Value};
+use anabranch_shape::schema::ForeignKey;
+use rusqlite::{Connection, config::DbConfig, params_from_iter};
+
+use super::{
+    Held, RowChange, Tables, TablesError,
+    capture::{Net, drain},
+    key::pack,
+    table::{ColumnSql, TableSql, quote},
+    values::{Bound, canonical},
+};
+
+/// What sealing made of the captured writes.
+#[derive(Clone, Debug, Default)]
+pub struct Sealed {
+    /// The deltas, at most one a row, ordered by table and key. Empty if the writes cancelled out.
+    pub deltas: Vec<Delta>,
+    /// What changed, for the application.
+    pub changes: Vec<RowChange>,
+}
+
+/// Turns whatever was captured into deltas stamped `stamp`, which must lie above every stamp that the
+/// file holds, and brings the rows' clocks up to date.
+///
+/// A row that is there now tells its written columns, all of them if it is new, and that it is live.
+/// A row that is gone tells that every addition seen of it is removed, and what was written before the
+/// delete, since the removed row must be the same everywhere should it come back. Writing a child makes
+/// its parents live, so that a concurrent delete of the parent loses.
+pub fn seal(conn: &Connection, tables: &Tables, stamp: Stamp) -> Result<Sealed, TablesError> {
+    let nets = drain(conn, tables)?;
+    let mut sealing = Sealing::new(conn, tables, stamp);
+    for ((id, key), net) in nets {
+        if let Some(table) = tables.get(id) {
+            sealing.row(table, key, &net)?;
+        }
+    }
+    sealing.revive_parents()?;
+    let deltas = sealing.states.into_iter();
+    let deltas = deltas
+        .map(|((table, key), state)| Delta { table, key, state })
+        .collect();
+    Ok(Sealed {
+        deltas,
+        changes: sealing.changes,
+    })
+}
+
+struct Sealing<'a> {
+    conn: &'a Connection,
+    tables: &'a Tables,
+    stamp: Stamp,
+    states: BTreeMap<(TableId, RowKey), RowState>,
+    changes: Vec<RowChange>,
+    parents: HashMap<(TableId, RowKey), ()>,
+}
+
+impl<'a> Sealing<'a> {
+    fn new(conn: &'a Connection, tables: &'a Tables, stamp: Stamp) -> Self {
+        Self {
+            conn,
+            tables,
+            stamp,
+            states: BTreeMap::new(),
+            changes: Vec::new(),
+            parents: HashMap::new(),
+        }
+    }
+
+    fn row(&mut self, table: &TableSql, key: RowKey, net: &Net) -> Result<(), TablesError> {
+        for spelled in &net.spelled {
+            respell(self.conn, table, spelled, &key)?;
+        }
+        let held = table.held(self.conn, &pack(&key))?;
+        let was_present = held
+            .as_ref()
+            .is_some_and(|held| held.clock.existence.is_present());
+        let known = held.is_some();
+        let held = held.unwrap_or_default();
+        let state = match table.written_values(self.conn, &key, true)? {
+            Some(values) => {
+                if net.deleted || (known && !was_present) {
+                    table.forget_dead(self.conn, &key)?;
+                }
+                let all = net.inserted || !was_present;
+                Some(self.written(table, &key, net, all, &held, values)?)
+            }
+            None if known => self.removed(table, &key, net, &held, was_present)?,
+            None => {
+                table.forget_dead(self.conn, &key)?;
+                None
+            }
+        };
+        let Some(state) = state else { return Ok(()) };
+        let mut clock = held.clock;
+        for (column, stamp, _) in state.cells() {
+            clock.set(column, stamp);
+        }
+        clock.existence.merge(state.existence());
+        let present = clock.existence.is_present();
+        table.put_held(self.conn, &pack(&key), &clock, held.shapes)?;
+        let columns: Vec<ColumnId> = state.cells().map(|(column, ..)| column).collect();
+        self.changes.extend(RowChange::of(
+            table.id(),
+            &key,
+            (was_present, present),
+            &columns,
+        ));
+        self.states.insert((table.id(), key), state);
+        Ok(())
+    }
+
+    /// The delta of a row that is there.
+    fn written(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+        net: &Net,
+        all: bool,
+        held: &Held,
+        mut values: Vec<Value>,
+    ) -> Result<RowState, TablesError> {
+        let mut state = RowState::live(self.stamp);
+        let mut respelled = Vec::new();
+        for (at, (register, value)) in table.registers.iter().zip(&mut values).enumerate() {
+            if !all && !net.wrote(at) {
+                continue;
+            }
+            if let Some(changed) = canonical(register.kind, value) {
+                respelled.push((register, changed.clone()));
+                *value = changed;
+            }
+            let filled_in = *value == Value::Null && register.has_default && !register.nullable;
+            if filled_in && held.clock.register(register.id).is_none() {
+                continue;
+            }
+            state.set(register.id, self.stamp, value.clone());
+        }
+        if !respelled.is_empty() {
+            let cells: Vec<(&ColumnSql, &Value)> = respelled
+                .iter()
+                .map(|(register, value)| (*register, value))
+                .collect();
+            without_triggers(self.conn, || table.overwrite(self.conn, key, &cells))?;
+        }
+        self.note_parents(table, key, &state, &values);
+        Ok(state)
+    }
+
+    /// The delta of a known row that is gone; `None` if that is no news.
+    fn removed(
+        &self,
+        table: &TableSql,
+        key: &RowKey,
+        net: &Net,
+        held: &Held,
+        was_present: bool,
+    ) -> Result<Option<RowState>, TablesError> {
+        let mut state = RowState::of_existence(held.clock.existence.removal());
+        let values = table.values(self.conn, key, false)?.unwrap_or_default();
+        for (at, (register, value)) in table.registers.iter().zip(values).enumerate() {
+            if net.wrote(at) {
+                state.set(register.id, self.stamp, value);
+            }
+        }
+        Ok((was_present || state.cells().len() > 0).then_some(state))
+    }
+
+    /// Notes the parents of a child that was inserted or whose reference was written.
+    fn note_parents(&mut self, table: &TableSql, key: &RowKey, state: &RowState, values: &[Value]) {
+        for foreign in &table.table.foreign_keys {
+            let is_written =
+                |column: &ColumnId| state.value(*column).is_some() || table.table.is_key(*column);
+            if !foreign.columns.iter().any(is_written) {
+                continue;
+            }
+            let parent = self.tables.get(foreign.parent);
+            let parent_key =
+                parent.and_then(|parent| reference(table, key, values, foreign, parent));
+            if let Some(parent_key) = parent_key {
+                self.parents.insert((foreign.parent, parent_key), ());
+            }
+        }
+    }
+
+    fn revive_parents(&mut self) -> Result<(), TablesError> {
+        for (id, key) in std::mem::take(&mut self.parents).into_keys() {
+            let Some(table) = self.tables.get(id) else {
+                continue;
+            };
+            if self.states.contains_key(&(id, key.clone())) {
+                continue;
+            }
+            let packed = pack(&key);
+            let Some(mut held) = table.held(self.conn, &packed)? else {
+                continue;
+            };
+            if !held.clock.existence.is_present() {
+                continue;
+            }
+            held.clock.existence.add(self.stamp);
+            table.put_held(self.conn, &packed, &held.clock, held.shapes)?;
+            self.states.insert((id, key), RowState::live(self.stamp));
+        }
+        Ok(())
+    }
+}
+
+/// The key of the parent that a row refers to; `None` if it refers to none, or not to a primary key.
+fn reference(
+    table: &TableSql,
+    key: &RowKey,
+    values: &[Value],
+    foreign: &ForeignKey,
+    parent: &TableSql,
+) -> Option<RowKey> {
+    if parent.keys.len() != foreign.parent_columns.len() {
+        return None;
+    }
+    let value_of = |column: ColumnId| {
+        table.table.key_value(key, column).or_else(|| {
+            let at = table
+                .registers
+                .binary_search_by_key(&column, |held| held.id)
+                .ok()?;
+            values.get(at)
+        })
+    };
+    let parts = parent.keys.iter().map(|part| {
+        let at = foreign
+            .parent_columns
+            .iter()
+            .position(|column| *column == part.id)?;
+        let value = value_of(*foreign.columns.get(at)?)?;
+        (*value != Value::Null)
+            .then(|| canonical(part.kind, value).unwrap_or_else(|| value.clone()))
+    });
+    parts.collect::<Option<Vec<Value>>>().map(RowKey)
+}
+
+/// Gives a row its canonical key. One that is there under that key already is overwritten: the later
+/// write under another spelling was to the same row.
+fn respell(
+    conn: &Connection,
+    table: &TableSql,
+    spelled: &RowKey,
+    key: &RowKey,
+) -> Result<(), TablesError> {
+    table.forget_dead(conn, spelled)?;
+    let name = quote(&table.table.local_name());
+    let sets = table
+        .keys
+        .iter()
+        .zip(1..)
+        .map(|(column, at)| format!("{} = ?{at}", column.name));
+    let is = table.keys.iter().zip(table.keys.len() + 1..);
+    let is = is.map(|(column, at)| format!("{} = ?{at}", column.name));
+    let sql = format!(
+        "UPDATE OR REPLACE {name} SET {} WHERE {}",
+        sets.collect::<Vec<_>>().join(", "),
+        is.collect::<Vec<_>>().join(" AND ")
+    );
+    without_triggers(conn, || {
+        let values = key.0.iter().chain(&spelled.0).map(Bound);
+        conn.prepare_cached(&sql)?
+            .execute(params_from_iter(values))?;
+        Ok(())
+    })
+}
+
+/// Runs `work` with triggers off, so that what it writes is not captured.
+fn without_triggers<T>(
+    conn: &Connection,
+    work: impl FnOnce() -> Result<T, TablesError>,
+) -> Result<T, TablesError> {
+    let enabled = conn.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?;
+    if !enabled {
+        return work();
+    }
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let result = work();
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    result
+}

@@ -1,0 +1,280 @@
+//! One SQLite transaction of the engine: clock, sealing and eviction, as everything else needs them.
+//!
+//! What must agree with the file (the clock, the next number) is read from it at the start of each
+//! turn and never kept across turns, since another process may write to the same file.
+
+use anabranch_crdt::{
+    Hlc, HlcClock, HlcError, Millis, ReplicaId, RowKey, RowState, Stamp, TableId,
+};
+use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
+use rusqlite::Transaction;
+
+use crate::{
+    Event, Origin, ReplicaError,
+    outbox::{self, PendingIndex},
+    tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
+};
+
+/// A turn under way.
+pub(crate) struct Turn<'a> {
+    /// The open transaction.
+    pub(crate) tx: &'a Transaction<'a>,
+    /// The replicated tables.
+    pub(crate) tables: &'a Tables,
+    /// Which rows wait for an outcome.
+    pub(crate) pending: &'a mut PendingIndex,
+    /// This replica.
+    pub(crate) replica: ReplicaId,
+    /// The wall clock, uncorrected.
+    pub(crate) now: Millis,
+    /// What the turn has made of the numbers so far.
+    pub(crate) numbers: Numbers,
+    /// What to tell once it is committed.
+    pub(crate) events: Vec<Event>,
+    read: Numbers,
+}
+
+/// The numbers that every turn reads and most change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// The newest clock reading given out or seen.
+    pub(crate) hlc: Hlc,
+    /// The newest one that the service has told or accepted.
+    pub(crate) shared_hlc: Hlc,
+    /// The service's clock minus ours.
+    pub(crate) clock_offset_ms: i64,
+    /// The number of the next local transaction.
+    next_seq: i64,
+    /// How many transactions wait in the outbox.
+    waiting: i64,
+    /// Grows whenever the outbox changes.
+    generation: i64,
+}
+
+impl Numbers {
+    fn read(turn: &Transaction<'_>) -> Result<Self, ReplicaError> {
+        let hlc = |name| Ok::<_, ReplicaError>(Hlc::from_i64(meta::number(turn, name)?)?);
+        Ok(Self {
+            hlc: hlc("hlc")?,
+            shared_hlc: hlc("shared_hlc")?,
+            clock_offset_ms: meta::number(turn, "clock_offset_ms")?,
+            next_seq: meta::number(turn, "next_seq")?.max(1),
+            waiting: meta::number(turn, "outbox_waiting")?,
+            generation: meta::number(turn, "outbox_generation")?,
+        })
+    }
+
+    fn fields(self) -> [(&'static str, i64); 6] {
+        [
+            ("hlc", self.hlc.to_i64()),
+            ("shared_hlc", self.shared_hlc.to_i64()),
+            ("clock_offset_ms", self.clock_offset_ms),
+            ("next_seq", self.next_seq),
+            ("outbox_waiting", self.waiting),
+            ("outbox_generation", self.generation),
+        ]
+    }
+}
+
+/// Whether a transaction that is too large, or one too many, is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bounds {
+    /// It is: the application can be told.
+    Enforced,
+    /// It is not: another program has committed it already.
+    Waived,
+}
+
+impl<'a> Turn<'a> {
+    /// Begins a turn in `tx`.
+    pub(crate) fn begin(
+        tx: &'a Transaction<'a>,
+        tables: &'a Tables,
+        pending: &'a mut PendingIndex,
+        replica: ReplicaId,
+        now: Millis,
+    ) -> Result<Self, ReplicaError> {
+        let read = Numbers::read(tx)?;
+        Ok(Self {
+            tx,
+            tables,
+            pending,
+            replica,
+            now,
+            numbers: read,
+            events: Vec::new(),
+            read,
+        })
+    }
+
+    /// Writes back what the turn changed; to be called before the commit.
+    pub(crate) fn finish(&mut self) -> Result<(), ReplicaError> {
+        for (now, before) in self.numbers.fields().into_iter().zip(self.read.fields()) {
+            if now != before {
+                meta::write(self.tx, now.0, now.1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The time by the service's clock.
+    pub(crate) fn corrected_now(&self) -> Millis {
+        Millis(
+            self.now
+                .0
+                .saturating_add_signed(self.numbers.clock_offset_ms),
+        )
+    }
+
+    /// Takes note of what the service has told or accepted.
+    pub(crate) fn observe(&mut self, seen: Hlc) {
+        self.numbers.hlc = self.numbers.hlc.max(seen);
+        self.numbers.shared_hlc = self.numbers.shared_hlc.max(seen);
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, HlcError> {
+        let mut clock = HlcClock::resume(self.numbers.hlc);
+        self.numbers.hlc = clock.tick(self.corrected_now())?;
+        Ok(Stamp::new(self.numbers.hlc, self.replica))
+    }
+
+    /// Seals whatever was captured since the last time into one transaction; its number, unless
+    /// there was nothing or it cancelled out.
+    pub(crate) fn seal(&mut self, bounds: Bounds) -> Result<Option<Seq>, ReplicaError> {
+        if !is_waiting(self.tx)? {
+            return Ok(None);
+        }
+        let stamp = self.stamp()?;
+        let sealed = seal(self.tx, self.tables, stamp)?;
+        if sealed.deltas.is_empty() {
+            return Ok(None);
+        }
+        let seq = Seq(self.numbers.next_seq.unsigned_abs());
+        let transaction = LocalTransaction {
+            seq,
+            stamp,
+            deltas: sealed.deltas,
+        };
+        match bounds {
+            Bounds::Enforced => outbox::append(self.tx, &transaction)?,
+            Bounds::Waived => outbox::rewrite(self.tx, &transaction)?,
+        }
+        self.numbers.next_seq = self.numbers.next_seq.saturating_add(1);
+        self.numbers.waiting = self.numbers.waiting.saturating_add(1);
+        self.pending.add(&transaction.deltas);
+        self.outbox_changed();
+        self.events
+            .extend(Event::rows(Origin::Local, sealed.changes));
+        self.events.push(Event::Sealed(seq));
+        Ok(Some(seq))
+    }
+
+    /// Takes a transaction out of the outbox; `None` if it is not there.
+    pub(crate) fn take(&mut self, seq: Seq) -> Result<Option<LocalTransaction>, ReplicaError> {
+        let taken = outbox::remove(self.tx, seq)?;
+        if let Some(transaction) = &taken {
+            self.pending.remove(&transaction.deltas);
+            self.numbers.waiting = self.numbers.waiting.saturating_sub(1);
+            self.outbox_changed();
+        }
+        Ok(taken)
+    }
+
+    /// The outbox and the index over it have both been changed.
+    fn outbox_changed(&mut self) {
+        let after = self.read.generation.saturating_add(1);
+        self.pending.advance(self.numbers.generation, after);
+        self.numbers.generation = after;
+    }
+
+    /// Whether a waiting transaction touches the row.
+    pub(crate) fn is_pending(
+        &mut self,
+        table: &TableSql,
+        packed: &[u8],
+    ) -> Result<bool, ReplicaError> {
+        self.pending.refresh(self.tx, self.numbers.generation)?;
+        Ok(self.pending.contains(table.id(), packed))
+    }
+
+    /// Lets go of a row that no shape holds and no local write waits on.
+    pub(crate) fn evict(&mut self, table: &TableSql, key: &RowKey) -> Result<(), ReplicaError> {
+        let held = table.held(self.tx, &key::pack(key))?;
+        table.evict(self.tx, key)?;
+        if held.is_some_and(|held| held.clock.existence.is_present()) {
+            self.changes_removed(table, key);
+        }
+        Ok(())
+    }
+
+    fn changes_removed(&mut self, table: &TableSql, key: &RowKey) {
+        let change = RowChange::of(table.id(), key, (true, false), &[]);
+        self.note(change.into_iter().collect());
+    }
+
+    /// Adds changes to what the turn will tell.
+    pub(crate) fn note(&mut self, changes: Vec<RowChange>) {
+        match self.events.last_mut() {
+            Some(last) if last.is_remote() => last.absorb(changes),
+            _ => self.events.extend(Event::rows(Origin::Remote, changes)),
+        }
+    }
+
+    /// Lets go of every row in no shape, unless a local write waits on it.
+    pub(crate) fn sweep(&mut self) -> Result<(), ReplicaError> {
+        let tables = self.tables;
+        for table in tables.iter() {
+            for packed in table.keys_in(self.tx, SubscriptionSet::EMPTY)? {
+                if !self.is_pending(table, &packed)? {
+                    self.evict(table, &unpack_key(&packed)?)?;
+                }
+            }
+        }
+        meta::write(self.tx, "sweep_due", 0)?;
+        Ok(())
+    }
+
+    /// Lets go of the row if nothing holds it: now if `settled`, else at the next sweep, since a
+    /// subscription that is behind may be about to claim it.
+    pub(crate) fn release(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+        settled: bool,
+    ) -> Result<(), ReplicaError> {
+        let packed = key::pack(key);
+        let Some(held) = table.held(self.tx, &packed)? else {
+            return Ok(());
+        };
+        if !held.shapes.is_empty() || self.is_pending(table, &packed)? {
+            return Ok(());
+        }
+        if settled {
+            self.evict(table, key)
+        } else {
+            Ok(meta::write(self.tx, "sweep_due", 1)?)
+        }
+    }
+
+    /// The table that an application calls `name`.
+    pub(crate) fn table_named(&self, name: &str) -> Result<&'a TableSql, ReplicaError> {
+        let table = self.tables.schema().table_named(name);
+        let table = table.and_then(|table| self.tables.get(table.id));
+        table.ok_or_else(|| ReplicaError::NoTable(name.to_owned()))
+    }
+
+    /// The table numbered `id`; `None`, and a word in the log, if this file does not have it.
+    pub(crate) fn table(&self, id: TableId) -> Option<&'a TableSql> {
+        let table = self.tables.get(id);
+        if table.is_none() {
+            tracing::warn!(table = id.0, "rows of a table that is not in the schema");
+        }
+        table
+    }
+}
+
+/// The newest clock reading in a delta.
+pub(crate) fn newest<'d>(states: impl IntoIterator<Item = &'d RowState>) -> Hlc {
+    let readings = states.into_iter().map(|state| state.clock().newest());
+    readings.max().unwrap_or(Hlc::ZERO)
+}

@@ -1,0 +1,239 @@
+//! Refusal and a wrong clock: taking back what was never shared, and stamping it again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anabranch_crdt::{Delta, Entry, HlcClock, RowClock, RowKey, RowState, Stamp, TableId};
+use anabranch_protocol::{LocalTransaction, RejectCode, Seq};
+
+use crate::{
+    Event, ReplicaError,
+    outbox::{self, RejectedTransaction},
+    subscriptions,
+    tables::{RowChange, TableSql, key::pack},
+    turn::{Turn, newest},
+};
+
+impl Turn<'_> {
+    /// Withdraws a refused transaction: just the cells and additions that it wrote give way to what
+    /// the store holds, other waiting transactions are merged on top, and it moves whole to the
+    /// rejected ones.
+    pub(crate) fn reject(
+        &mut self,
+        seq: Seq,
+        code: RejectCode,
+        reason: String,
+        rows: Vec<Delta>,
+    ) -> Result<(), ReplicaError> {
+        let Some(transaction) = self.take(seq)? else {
+            return Ok(());
+        };
+        self.observe(newest(rows.iter().map(|row| &row.state)));
+        let store: HashMap<(TableId, RowKey), RowState> = rows
+            .into_iter()
+            .map(|row| ((row.table, row.key), row.state))
+            .collect();
+        let waiting = self.waiting_on(&transaction)?;
+        let settled = subscriptions::waiting(self.tx)?.is_empty();
+        let nothing = RowState::new();
+        for delta in &transaction.deltas {
+            let Some(table) = self.table(delta.table) else {
+                continue;
+            };
+            let row = (delta.table, delta.key.clone());
+            let authority = store.get(&row).unwrap_or(&nothing);
+            let others = waiting.get(&row).map_or(&[][..], Vec::as_slice);
+            self.withdraw(table, delta, authority, others)?;
+            self.release(table, &delta.key, settled)?;
+        }
+        let at = self.corrected_now();
+        let rejected = RejectedTransaction {
+            transaction,
+            code,
+            reason: reason.clone(),
+            at,
+        };
+        outbox::reject(self.tx, &rejected)?;
+        self.events.push(Event::Rejected { seq, code, reason });
+        Ok(())
+    }
+
+    /// What other waiting transactions say of the rows of this one.
+    fn waiting_on(
+        &mut self,
+        transaction: &LocalTransaction,
+    ) -> Result<BTreeMap<(TableId, RowKey), Vec<RowState>>, ReplicaError> {
+        let mut waiting: BTreeMap<(TableId, RowKey), Vec<RowState>> = BTreeMap::new();
+        for delta in &transaction.deltas {
+            let Some(table) = self.table(delta.table) else {
+                continue;
+            };
+            if self.is_pending(table, &pack(&delta.key))? {
+                waiting.insert((delta.table, delta.key.clone()), Vec::new());
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(waiting);
+        }
+        outbox::each_after(self.tx, Seq(0), |other, _| {
+            for delta in other.deltas {
+                if let Some(states) = waiting.get_mut(&(delta.table, delta.key)) {
+                    states.push(delta.state);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(waiting)
+    }
+
+    fn withdraw(
+        &mut self,
+        table: &TableSql,
+        refused: &Delta,
+        authority: &RowState,
+        waiting: &[RowState],
+    ) -> Result<(), ReplicaError> {
+        let key = &refused.key;
+        let Some(held) = table.held(self.tx, &pack(key))? else {
+            return Ok(());
+        };
+        let before = table.state_of(self.tx, key, &held.clock)?;
+        let mut after = without(&before, &refused.state);
+        let _ = after.merge(authority);
+        for state in waiting {
+            let _ = after.merge(state);
+        }
+        table.replace(self.tx, key, &after, held.shapes)?;
+        let presence = (
+            before.existence().is_present(),
+            after.existence().is_present(),
+        );
+        let columns: Vec<_> = table
+            .table
+            .registers()
+            .map(|column| column.id)
+            .filter(|column| before.value(*column) != after.value(*column))
+            .collect();
+        self.note(
+            RowChange::of(table.id(), key, presence, &columns)
+                .into_iter()
+                .collect(),
+        );
+        Ok(())
+    }
+
+    /// Stamps the transactions after `shared` again, from the corrected clock: none of them has ever
+    /// left this replica. They stay above everything this replica has seen, as they were.
+    pub(crate) fn restamp(&mut self, shared: Seq) -> Result<(), ReplicaError> {
+        let mut newest_shared = self.numbers.shared_hlc;
+        let mut unshared = Vec::new();
+        for transaction in outbox::all_after(self.tx, Seq(0))? {
+            if transaction.seq <= shared {
+                newest_shared = newest_shared.max(transaction.stamp.hlc);
+            } else {
+                unshared.push(transaction);
+            }
+        }
+        let mut clock = HlcClock::resume(newest_shared);
+        let mut stamps: HashMap<Stamp, Stamp> = HashMap::new();
+        for transaction in &mut unshared {
+            let stamp = Stamp::new(clock.tick(self.corrected_now())?, self.replica);
+            stamps.insert(transaction.stamp, stamp);
+            transaction.stamp = stamp;
+        }
+        if let Some(first) = unshared.first() {
+            self.events.push(Event::Restamped(first.seq));
+        }
+        // Each row once, since a new stamp may equal another transaction's old one.
+        let mut rows: BTreeSet<(TableId, Vec<u8>)> = BTreeSet::new();
+        for transaction in &mut unshared {
+            for delta in &mut transaction.deltas {
+                delta.state = restamped_state(&delta.state, &stamps);
+                rows.insert((delta.table, pack(&delta.key)));
+            }
+            outbox::rewrite(self.tx, transaction)?;
+        }
+        for (table, packed) in rows {
+            let Some(table) = self.table(table) else {
+                continue;
+            };
+            let Some(held) = table.held(self.tx, &packed)? else {
+                continue;
+            };
+            let clock = restamped_clock(&held.clock, &stamps);
+            table.put_held(self.tx, &packed, &clock, held.shapes)?;
+        }
+        self.numbers.hlc = clock.last();
+        Ok(())
+    }
+}
+
+/// `held` without the registers and entries that `refused` put there.
+fn without(held: &RowState, refused: &RowState) -> RowState {
+    let entries = held.existence().entries().iter();
+    let kept = entries.filter(|entry| !refused.existence().entries().contains(entry));
+    let mut state = RowState::of_existence(kept.copied().collect());
+    for (column, stamp, value) in held.cells() {
+        if refused.clock().register(column) != Some(stamp) {
+            state.set(column, stamp, value.clone());
+        }
+    }
+    state
+}
+
+fn restamped_state(state: &RowState, stamps: &HashMap<Stamp, Stamp>) -> RowState {
+    let mut out = RowState::of_existence(restamped_clock(state.clock(), stamps).existence);
+    for (column, stamp, value) in state.cells() {
+        out.set(column, *stamps.get(&stamp).unwrap_or(&stamp), value.clone());
+    }
+    out
+}
+
+fn restamped_clock(clock: &RowClock, stamps: &HashMap<Stamp, Stamp>) -> RowClock {
+    let again = |stamp: Stamp| *stamps.get(&stamp).unwrap_or(&stamp);
+    let registers = clock
+        .registers()
+        .iter()
+        .map(|(column, stamp)| (*column, again(*stamp)));
+    let mut out: RowClock = registers.collect();
+    let entries = clock.existence.entries().iter();
+    out.existence = entries
+        .map(|entry| Entry {
+            stamp: again(entry.stamp),
+            life: entry.life,
+        })
+        .collect();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_crdt::{ColumnId, Existence, Hlc, Life, Millis, ReplicaId, Value};
+
+    use super::*;
+
+    fn stamp(ms: u64, replica: u8) -> Stamp {
+        Stamp::new(Hlc::new(Millis(ms), 0).unwrap(), ReplicaId([replica; 16]))
+    }
+
+    #[test]
+    fn only_what_the_refused_delta_put_there_is_taken_back() {
+        let (a, b) = (ColumnId(1), ColumnId(2));
+        let mut refused = RowState::live(stamp(5, 1));
+        refused.set(a, stamp(5, 1), Value::Integer(1));
+        refused.set(b, stamp(5, 1), Value::Integer(1));
+        let mut held = refused.clone();
+        held.set(b, stamp(7, 2), Value::Integer(2));
+        held.existence_mut().add(stamp(7, 2));
+
+        let kept = without(&held, &refused);
+        assert_eq!(kept.value(a), None);
+        assert_eq!(kept.value(b), Some(&Value::Integer(2)));
+        let expected: Existence = [Entry {
+            stamp: stamp(7, 2),
+            life: Life::Live,
+        }]
+        .into_iter()
+        .collect();
+        assert_eq!(kept.existence(), &expected);
+    }
+}

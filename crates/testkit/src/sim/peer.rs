@@ -1,0 +1,184 @@
+//! A replica in the simulator: a real file, a real driver, and a clock that may be wrong.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anabranch_client::Driver;
+use anabranch_crdt::{Millis, ReplicaId};
+use anabranch_protocol::{ClientFrame, ServerFrame};
+use anabranch_replica::{Event, OpenOptions, Replica, Synchronous};
+use anabranch_service::hub::SessionId;
+
+use super::{Failure, Rng};
+
+pub(super) struct Peer {
+    pub(super) driver: Driver,
+    pub(super) session: Option<SessionId>,
+    /// Whether the network keeps it from connecting.
+    pub(super) cut_off: bool,
+    pub(super) committed: u64,
+    pub(super) rejected: u64,
+    replica: Option<Replica>,
+    path: PathBuf,
+    lives: u32,
+    id: ReplicaId,
+    time_ms: Arc<AtomicU64>,
+    skew_ms: Arc<AtomicI64>,
+}
+
+impl Peer {
+    pub(super) fn new(path: PathBuf, now_ms: u64, rng: &mut Rng) -> Result<Self, Failure> {
+        let mut id = [0; 16];
+        for chunk in id.chunks_mut(8) {
+            chunk.copy_from_slice(&rng.next().to_le_bytes());
+        }
+        let mut peer = Self {
+            driver: Driver::new(""),
+            session: None,
+            cut_off: false,
+            committed: 0,
+            rejected: 0,
+            replica: None,
+            path,
+            lives: 0,
+            id: ReplicaId(id),
+            time_ms: Arc::new(AtomicU64::new(now_ms)),
+            skew_ms: Arc::new(AtomicI64::new(0)),
+        };
+        peer.open()?;
+        Ok(peer)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.with_extension(format!("{}.db", self.lives))
+    }
+
+    fn open(&mut self) -> Result<(), Failure> {
+        let (time, skew) = (Arc::clone(&self.time_ms), Arc::clone(&self.skew_ms));
+        let id = self.id;
+        let options = OpenOptions {
+            now: Box::new(move || {
+                let time = time.load(Ordering::Relaxed);
+                Millis(time.saturating_add_signed(skew.load(Ordering::Relaxed)))
+            }),
+            new_id: Box::new(move || id),
+            synchronous: Synchronous::Normal,
+            busy_timeout: Duration::from_secs(5),
+        };
+        let replica = Replica::open(self.file(), options);
+        self.replica = Some(replica.map_err(|error| Failure::broken("cannot open", error))?);
+        Ok(())
+    }
+
+    pub(super) fn replica(&mut self) -> Result<&mut Replica, Failure> {
+        self.replica
+            .as_mut()
+            .ok_or_else(|| Failure::Broken("the replica is closed".to_owned()))
+    }
+
+    /// Another program's connection to the replica's file.
+    pub(super) fn foreign_connection(&self) -> Result<rusqlite::Connection, Failure> {
+        let opened = rusqlite::Connection::open(self.file());
+        opened.map_err(|error| Failure::broken("cannot open as another program", error))
+    }
+
+    pub(super) fn set_time(&self, now_ms: u64) {
+        self.time_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_skew(&self, skew_ms: i64) {
+        self.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// Kills the replica's process and starts it again: what the new one finds is what the files held
+    /// at that moment, the write-ahead log unfinished.
+    pub(super) fn crash(&mut self) -> Result<(), Failure> {
+        self.count_rejections();
+        let from = self.file();
+        self.lives += 1;
+        let to = self.file();
+        for suffix in ["", "-wal"] {
+            let copied = std::fs::copy(with_suffix(&from, suffix), with_suffix(&to, suffix));
+            if let Err(error) = copied
+                && suffix.is_empty()
+            {
+                return Err(Failure::broken(
+                    "cannot copy the file of a killed replica",
+                    error,
+                ));
+            }
+        }
+        self.replica = None;
+        self.driver = Driver::new("");
+        self.session = None;
+        self.open()
+    }
+
+    pub(super) fn connected(&mut self) -> Result<(), Failure> {
+        let Self {
+            driver, replica, ..
+        } = self;
+        let Some(replica) = replica else {
+            return Ok(());
+        };
+        let connected = driver.connected(replica);
+        connected.map_err(|error| Failure::broken("cannot begin a session", error))
+    }
+
+    pub(super) fn receive(&mut self, frame: ServerFrame) -> Result<(), Failure> {
+        let Self {
+            driver, replica, ..
+        } = self;
+        let Some(replica) = replica else {
+            return Ok(());
+        };
+        let what = format!("cannot take {frame:?} in");
+        let received = driver.receive(replica, frame);
+        received.map_err(|error| Failure::broken(&what, error))?;
+        self.count_rejections();
+        Ok(())
+    }
+
+    pub(super) fn poll_frame(&mut self) -> Result<Option<ClientFrame>, Failure> {
+        let Self {
+            driver, replica, ..
+        } = self;
+        let Some(replica) = replica else {
+            return Ok(None);
+        };
+        let polled = driver.poll_frame(replica);
+        polled.map_err(|error| Failure::broken("cannot poll", error))
+    }
+
+    fn count_rejections(&mut self) {
+        let events = self.replica.as_mut().map(Replica::take_events);
+        let rejected = |event: &&Event| matches!(event, Event::Rejected { .. });
+        let count = events.unwrap_or_default().iter().filter(rejected).count();
+        self.rejected += count as u64;
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        let status = self
+            .replica
+            .as_ref()
+            .and_then(|replica| replica.status().ok());
+        self.driver.is_caught_up() && status.is_some_and(|status| status.pending == 0)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let status = self.replica.as_ref().map(Replica::status);
+        format!("{:?} {status:?}", self.driver.phase())
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

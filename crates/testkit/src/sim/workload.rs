@@ -1,0 +1,243 @@
+//! What the replicas, other programs and fate do: small tables, so that everybody meets everybody.
+
+use std::path::Path;
+
+use anabranch_protocol::ShapeRequest;
+use anabranch_store::embedded::EmbeddedCore;
+use rusqlite::Connection;
+
+use super::{
+    Failure, Rng,
+    peer::Peer,
+    world::{Happening, World},
+};
+
+/// Three related tables, with an integer key, a text key and a composite one; a cascade, a check, and
+/// a column that shapes filter on.
+const TABLES: &str = "
+    CREATE TABLE team (id INTEGER PRIMARY KEY, name TEXT, size INTEGER);
+    CREATE TABLE item (
+        id TEXT PRIMARY KEY NOT NULL,
+        team INTEGER REFERENCES team (id) ON DELETE SET NULL,
+        title TEXT,
+        score INTEGER NOT NULL CHECK (score >= 0),
+        note TEXT
+    );
+    CREATE TABLE tag (
+        item TEXT NOT NULL REFERENCES item (id) ON DELETE CASCADE,
+        label TEXT NOT NULL,
+        weight REAL,
+        PRIMARY KEY (item, label)
+    );
+";
+const NAMES: [&str; 3] = ["team", "item", "tag"];
+const TEAMS: u64 = 4;
+const ITEMS: u64 = 10;
+const LABELS: u64 = 3;
+
+fn broken(error: rusqlite::Error) -> Failure {
+    Failure::broken("the workload's SQL failed", error)
+}
+
+/// Makes the store's file, with some rows written before the engine was installed.
+pub(super) fn make_store(path: &Path, rng: &mut Rng) -> Result<(), Failure> {
+    let conn = Connection::open(path).map_err(broken)?;
+    conn.execute_batch(TABLES).map_err(broken)?;
+    for id in 0..TEAMS {
+        let sql = "INSERT INTO team VALUES (?1, 'founded', 1)";
+        conn.execute(sql, [id.cast_signed()]).map_err(broken)?;
+    }
+    for _ in 0..ITEMS {
+        for sql in sql_for(rng, Kind::Insert) {
+            // A tag may come before its item; then it is not there.
+            let _ = conn.execute_batch(&sql);
+        }
+    }
+    EmbeddedCore::install(path, &NAMES.map(str::to_owned))
+        .map_err(|error| Failure::broken("cannot install", error))
+}
+
+/// Subscribes a replica to some shapes of each table, drawn at random.
+pub(super) fn subscribe(peer: &mut Peer, rng: &mut Rng) -> Result<(), Failure> {
+    let mut filters: Vec<(&str, Option<String>)> = vec![("team", None)];
+    match rng.below(3) {
+        0 => filters.push(("item", None)),
+        1 => filters.push(("item", Some(format!("score < {}", 3 + rng.below(5))))),
+        _ => {
+            filters.push(("item", Some(format!("team = {}", rng.below(TEAMS)))));
+            filters.push((
+                "item",
+                Some("score BETWEEN 2 AND 6 OR team IS NULL".to_owned()),
+            ));
+        }
+    }
+    let some_labels = rng.chance(500).then(|| "label IN ('l0', 'l2')".to_owned());
+    filters.push(("tag", some_labels));
+    for (table, filter) in filters {
+        let request = ShapeRequest::Spelled {
+            table: table.to_owned(),
+            filter,
+            columns: Vec::new(),
+            parameters: Vec::new(),
+        };
+        let subscribed = peer.replica()?.subscribe(&request);
+        subscribed.map_err(|error| Failure::broken("cannot subscribe", error))?;
+    }
+    Ok(())
+}
+
+/// One step: somebody writes, or something breaks.
+pub(super) fn step(world: &mut World) -> Result<(), Failure> {
+    fault(world)?;
+    if world.rng.chance(150) {
+        return third_party(world);
+    }
+    let index = usize::try_from(world.rng.below(world.peers.len() as u64)).unwrap_or(0);
+    let foreign = world.rng.chance(150);
+    let mut statements = Vec::new();
+    for _ in 0..=world.rng.below(3) {
+        let kind = kind(&mut world.rng);
+        statements.extend(sql_for(&mut world.rng, kind));
+    }
+    let Some(peer) = world.peers.get_mut(index) else {
+        return Ok(());
+    };
+    if peer.replica()?.schema().tables.is_empty() {
+        return Ok(());
+    }
+    if foreign {
+        let conn = peer.foreign_connection()?;
+        for sql in &statements {
+            // A statement that the file's own constraints refuse leaves nothing behind.
+            let _ = conn.execute_batch(sql);
+        }
+        drop(conn);
+        let sealed = peer.replica()?.seal();
+        let sealed = sealed.map_err(|error| Failure::broken("cannot seal", error))?;
+        peer.committed += u64::from(sealed.is_some());
+    } else {
+        let committed = peer.replica()?.transaction(|tx| {
+            for sql in &statements {
+                tx.execute_batch(sql)?;
+            }
+            Ok::<_, rusqlite::Error>(())
+        });
+        peer.committed += u64::from(committed.is_ok_and(|committed| committed.seq.is_some()));
+    }
+    world.pump_replica(index)
+}
+
+fn third_party(world: &mut World) -> Result<(), Failure> {
+    let kind = kind(&mut world.rng);
+    let statements = sql_for(&mut world.rng, kind);
+    let conn = Connection::open(&world.service.path).map_err(broken)?;
+    for sql in statements {
+        let _ = conn.execute_batch(&sql);
+    }
+    drop(conn);
+    world.store_written();
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Insert,
+    Update,
+    Delete,
+}
+
+fn kind(rng: &mut Rng) -> Kind {
+    match rng.below(10) {
+        0..4 => Kind::Insert,
+        4..8 => Kind::Update,
+        _ => Kind::Delete,
+    }
+}
+
+fn sql_for(rng: &mut Rng, kind: Kind) -> Vec<String> {
+    let (team, item, label) = (rng.below(TEAMS), rng.below(ITEMS), rng.below(LABELS));
+    // One score in fifty breaks the check of the store and of no replica.
+    let score = if rng.chance(20) {
+        -1
+    } else {
+        rng.below(9).cast_signed()
+    };
+    let text = rng.below(1000);
+    let sql = match (kind, rng.below(4)) {
+        (Kind::Insert, 0) => {
+            format!("INSERT INTO team VALUES ({team}, 't{text}', {score}) ON CONFLICT DO NOTHING")
+        }
+        (Kind::Insert, 1) => {
+            format!("INSERT OR REPLACE INTO tag VALUES ('i{item}', 'l{label}', {text}.5)")
+        }
+        (Kind::Insert, _) => format!(
+            "INSERT INTO item VALUES ('i{item}', {team}, 't{text}', {}, 'n{text}') \
+             ON CONFLICT (id) DO UPDATE SET title = excluded.title",
+            score.max(0)
+        ),
+        (Kind::Update, 0) => format!("UPDATE team SET name = 'u{text}' WHERE id = {team}"),
+        (Kind::Update, 1) => format!("UPDATE tag SET weight = {text} WHERE label = 'l{label}'"),
+        (Kind::Update, 2) => format!("UPDATE item SET score = {score} WHERE id = 'i{item}'"),
+        (Kind::Update, _) => {
+            format!("UPDATE item SET note = 'w{text}', team = {team} WHERE id = 'i{item}'")
+        }
+        (Kind::Delete, 0) => format!("DELETE FROM team WHERE id = {team}"),
+        (Kind::Delete, 1) => format!("DELETE FROM tag WHERE item = 'i{item}'"),
+        (Kind::Delete, _) => format!("DELETE FROM item WHERE id = 'i{item}'"),
+    };
+    // Programs differ in whether they have foreign keys on.
+    vec![format!("PRAGMA foreign_keys = ON; {sql}")]
+}
+
+/// Lets something break, now and then.
+fn fault(world: &mut World) -> Result<(), Failure> {
+    let options = world.options.clone();
+    let index = usize::try_from(world.rng.below(world.peers.len() as u64)).unwrap_or(0);
+    let session = world.peers.get(index).and_then(|peer| peer.session);
+    if world.rng.chance(options.disconnect)
+        && let Some(session) = session
+    {
+        world.faults += 1;
+        world.break_link(session);
+    }
+    if world.rng.chance(options.partition) {
+        world.faults += 1;
+        let heals = world.rng.chance(500);
+        if let Some(peer) = world.peers.get_mut(index) {
+            peer.cut_off = !heals;
+        }
+        if let Some(session) = session {
+            world.break_link(session);
+        }
+    }
+    if world.rng.chance(options.replica_crash) {
+        world.faults += 1;
+        if let Some(session) = session {
+            world.links.remove(&session);
+            let delay = world.rng.below(3_000);
+            world.after(delay, Happening::ServiceLost(session));
+        }
+        if let Some(peer) = world.peers.get_mut(index) {
+            peer.crash()?;
+        }
+        world.after(0, Happening::Wakes { peer: index });
+    }
+    if world.rng.chance(options.service_crash) {
+        world.faults += 1;
+        world.kill_service()?;
+    }
+    if world.rng.chance(options.clock_jump) {
+        world.faults += 1;
+        // Mostly minutes either way, at times a year.
+        let most_ms = if world.rng.chance(100) {
+            31_536_000_000
+        } else {
+            900_000
+        };
+        let skew_ms = world.rng.below(2 * most_ms).cast_signed() - most_ms.cast_signed();
+        if let Some(peer) = world.peers.get(index) {
+            peer.set_skew(skew_ms);
+        }
+    }
+    Ok(())
+}
