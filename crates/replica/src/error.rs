@@ -98,7 +98,8 @@ pub enum TransactionError<E> {
     /// The application's own error, as it returned it.
     #[error("{0}")]
     Work(E),
-    /// The application ended the transaction itself, so that its writes could not be sealed with it.
+    /// The application ended the transaction itself, so that its writes could not be sealed with
+    /// it.
     #[error("the transaction was ended from within; leave COMMIT and ROLLBACK to the replica")]
     Ended,
     /// The transaction could not be sealed or committed.

@@ -93,6 +93,14 @@ impl Event {
         Some(event)
     }
 
+    /// What it counts towards the bound of the queue.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Rows { changes, .. } => changes.len().saturating_add(1),
+            _ => 1,
+        }
+    }
+
     /// Whether it tells of rows that came from elsewhere.
     pub(crate) const fn is_remote(&self) -> bool {
         matches!(
@@ -138,19 +146,27 @@ impl Event {
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
     events: VecDeque<Event>,
+    weight: usize,
     lagged: bool,
 }
 
 impl EventQueue {
     pub(crate) fn extend(&mut self, events: impl IntoIterator<Item = Event>) {
-        self.events.extend(events);
-        while self.events.len() > EVENTS_MAX {
-            self.events.pop_front();
+        for event in events {
+            self.weight = self.weight.saturating_add(event.weight());
+            self.events.push_back(event);
+        }
+        while self.weight > EVENTS_MAX {
+            let Some(oldest) = self.events.pop_front() else {
+                break;
+            };
+            self.weight = self.weight.saturating_sub(oldest.weight());
             self.lagged = true;
         }
     }
 
     pub(crate) fn take(&mut self) -> Vec<Event> {
+        self.weight = 0;
         let lagged = std::mem::take(&mut self.lagged).then_some(Event::Lagged);
         lagged.into_iter().chain(self.events.drain(..)).collect()
     }

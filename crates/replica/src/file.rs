@@ -163,5 +163,8 @@ CREATE TABLE anabranch_subscription(
   rows_staged INTEGER NOT NULL DEFAULT 0, rows_estimate INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE anabranch_staging(
   n INTEGER PRIMARY KEY, subscription INTEGER NOT NULL, rows BLOB NOT NULL);
+CREATE TABLE anabranch_told(
+  tbl INTEGER NOT NULL, key BLOB NOT NULL, state BLOB NOT NULL, PRIMARY KEY (tbl, key))
+  WITHOUT ROWID;
 CREATE INDEX anabranch_staging_subscription ON anabranch_staging(subscription);
 ";

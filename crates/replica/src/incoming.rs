@@ -97,6 +97,7 @@ impl Turn<'_> {
                 let Some(table) = self.table(row.table) else {
                     continue;
                 };
+                self.note_told(table, &row.key, &row.state)?;
                 let merged = table
                     .merge(conn, &row.key, &row.state, |held| held.with(id))?
                     .merged;
@@ -177,6 +178,7 @@ impl Turn<'_> {
             let Some(table) = self.table(change.table) else {
                 continue;
             };
+            self.note_told(table, &change.key, &change.state)?;
             let shapes = |held: SubscriptionSet| held.updated(live, change.shapes);
             let outcome = table.merge(self.tx, &change.key, &change.state, shapes)?;
             let presence = (outcome.merged.was_present, outcome.merged.is_present);
@@ -214,6 +216,7 @@ impl Turn<'_> {
                 continue;
             };
             self.observe(transaction.stamp.hlc);
+            self.forget_told(&transaction.deltas)?;
             touched.extend(
                 transaction
                     .deltas

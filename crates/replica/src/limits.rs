@@ -2,9 +2,9 @@
 
 use anabranch_protocol::limits::FRAME_BYTES_MAX;
 
-/// Events kept for an application that does not take them: beyond it the oldest go, and the next one
-/// taken says so.
-pub const EVENTS_MAX: usize = 1_024;
+/// Events, and rows listed in them, kept for an application that does not take them: beyond it the
+/// oldest go, and the next one taken says so. Some tens of megabytes.
+pub const EVENTS_MAX: usize = 100_000;
 
 /// Rows that one event lists: more are told as tables to be read again, since an application would
 /// do that anyway.

@@ -79,8 +79,8 @@ impl Replica {
         self.tables.schema()
     }
 
-    /// The application's connection, for reading. Writing with it is allowed: the writes are captured
-    /// and sealed at the engine's next turn.
+    /// The application's connection, for reading. Writing with it is allowed: the writes are
+    /// captured and sealed at the engine's next turn.
     pub const fn connection(&self) -> &Connection {
         &self.application
     }
@@ -112,7 +112,8 @@ impl Replica {
         })
     }
 
-    /// Seals what other connections and programs have written; the number, unless there was nothing.
+    /// Seals what other connections and programs have written; the number, unless there was
+    /// nothing.
     pub fn seal(&mut self) -> Result<Option<Seq>, ReplicaError> {
         self.turn(|turn| turn.seal(Bounds::Waived))
     }
@@ -132,8 +133,8 @@ impl Replica {
         Ok(sealed)
     }
 
-    /// Begins a session with the service: corrects the clock by the service's, stamps again what was
-    /// never shared and would be too far ahead, and adopts the schema if it is new.
+    /// Begins a session with the service: corrects the clock by the service's, stamps again what
+    /// was never shared and would be too far ahead, and adopts the schema if it is new.
     pub fn welcome(
         &mut self,
         server_time: Millis,
@@ -148,8 +149,8 @@ impl Replica {
         self.refresh_tables()
     }
 
-    /// Brings the file's tables to a newer schema. Changes only ever add; what the store has dropped
-    /// stays here, out of replication.
+    /// Brings the file's tables to a newer schema. Changes only ever add; what the store has
+    /// dropped stays here, out of replication.
     pub fn adopt_schema(&mut self, schema: Schema) -> Result<(), ReplicaError> {
         self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
@@ -301,7 +302,8 @@ impl Replica {
         })
     }
 
-    /// The whole state of every known row of a table, present or removed, in the order of packed keys.
+    /// The whole state of every known row of a table, present or removed, in the order of packed
+    /// keys.
     pub fn row_states(&mut self, table: &str) -> Result<Vec<(RowKey, RowState)>, ReplicaError> {
         self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
@@ -332,8 +334,8 @@ impl Replica {
         })
     }
 
-    /// A turn that brings news of the service: seals first, so that what is captured is not taken for
-    /// what is merged, and notes the time.
+    /// A turn that brings news of the service: seals first, so that what is captured is not taken
+    /// for what is merged, and notes the time.
     fn synced<T>(
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, ReplicaError>,
@@ -402,7 +404,8 @@ impl Replica {
     }
 }
 
-/// Reads the tables again and audits the triggers, if the file's schema has changed by whatever hand.
+/// Reads the tables again and audits the triggers, if the file's schema has changed by whatever
+/// hand.
 fn reload(
     conn: &Connection,
     cookie: &mut Option<i64>,

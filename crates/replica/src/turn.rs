@@ -1,10 +1,11 @@
-//! One SQLite transaction of the engine: clock, sealing and eviction, as everything else needs them.
+//! One SQLite transaction of the engine: clock, sealing and eviction, as everything else needs
+//! them.
 //!
 //! What must agree with the file (the clock, the next number) is read from it at the start of each
 //! turn and never kept across turns, since another process may write to the same file.
 
 use anabranch_crdt::{
-    Hlc, HlcClock, HlcError, Millis, ReplicaId, RowKey, RowState, Stamp, TableId,
+    Delta, Hlc, HlcClock, HlcError, Millis, ReplicaId, RowKey, RowState, Stamp, TableId,
 };
 use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
@@ -13,6 +14,7 @@ use crate::{
     Event, Origin, ReplicaError,
     outbox::{self, PendingIndex},
     tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
+    told,
 };
 
 /// A turn under way.
@@ -178,6 +180,38 @@ impl<'a> Turn<'a> {
             self.outbox_changed();
         }
         Ok(taken)
+    }
+
+    /// Takes note of what the service told of a row, if local writes are pending on it.
+    pub(crate) fn note_told(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+        state: &RowState,
+    ) -> Result<(), ReplicaError> {
+        if self.numbers.waiting == 0 {
+            return Ok(());
+        }
+        let packed = key::pack(key);
+        if self.is_pending(table, &packed)? {
+            told::note(self.tx, (table.id(), key, &packed), state)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was told of rows that no local write is pending on any more.
+    pub(crate) fn forget_told(&mut self, deltas: &[Delta]) -> Result<(), ReplicaError> {
+        if !told::is_any(self.tx)? {
+            return Ok(());
+        }
+        for delta in deltas {
+            let packed = key::pack(&delta.key);
+            self.pending.refresh(self.tx, self.numbers.generation)?;
+            if !self.pending.contains(delta.table, &packed) {
+                told::forget(self.tx, delta.table, &packed)?;
+            }
+        }
+        Ok(())
     }
 
     /// The outbox and the index over it have both been changed.

@@ -10,6 +10,7 @@ use crate::{
     outbox::{self, RejectedTransaction},
     subscriptions,
     tables::{RowChange, TableSql, key::pack},
+    told,
     turn::{Turn, newest},
 };
 
@@ -45,6 +46,7 @@ impl Turn<'_> {
             self.withdraw(table, delta, authority, others)?;
             self.release(table, &delta.key, settled)?;
         }
+        self.forget_told(&transaction.deltas)?;
         let at = self.corrected_now();
         let rejected = RejectedTransaction {
             transaction,
@@ -99,6 +101,9 @@ impl Turn<'_> {
         let before = table.state_of(self.tx, key, &held.clock)?;
         let mut after = without(&before, &refused.state);
         let _ = after.merge(authority);
+        if let Some(told) = told::get(self.tx, table.id(), &pack(key))? {
+            let _ = after.merge(&told);
+        }
         for state in waiting {
             let _ = after.merge(state);
         }
@@ -121,8 +126,8 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Stamps the transactions after `shared` again, from the corrected clock: none of them has ever
-    /// left this replica. They stay above everything this replica has seen, as they were.
+    /// Stamps the transactions after `shared` again, from the corrected clock: none of them has
+    /// ever left this replica. They stay above everything this replica has seen, as they were.
     pub(crate) fn restamp(&mut self, shared: Seq) -> Result<(), ReplicaError> {
         let mut newest_shared = self.numbers.shared_hlc;
         let mut unshared = Vec::new();

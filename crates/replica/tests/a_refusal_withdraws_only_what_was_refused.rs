@@ -160,3 +160,31 @@ fn a_refusal_that_comes_twice_changes_nothing_more() {
     assert_eq!(site.replica.status().unwrap().rejected, 1);
     assert_eq!(site.replica.status().unwrap().pending, 1);
 }
+
+/// The other's write is told while the refused one still beats it, and the refusal was made before
+/// the store had it: it must not be lost with the write that beat it.
+#[test]
+fn a_remote_write_that_lost_to_the_refused_one_comes_back() {
+    let mut hub = Hub::default();
+    let mut site = with_a_shared_task(&mut hub);
+    let id = site.replica.subscriptions().unwrap()[0].id;
+    let mut other = Site::new(2);
+    let other_id = other.keep_everything();
+    hub.snapshot(&mut other, other_id);
+    other.run("UPDATE tasks SET title = 'earlier'");
+    site.clock.advance(1_000);
+    let refused = site.run("UPDATE tasks SET title = 'taken'").unwrap();
+    let authority = hub.rows[&(TASKS, key(1))].project(|column| column.0 == 2);
+
+    let told = hub.position();
+    hub.push(&other);
+    hub.tell(&mut site, id, told);
+    let title = "SELECT title FROM tasks";
+    assert_eq!(site.text(title).as_deref(), Some("taken"));
+    refuse(&mut site, refused, vec![delta(TASKS, key(1), authority)]);
+
+    assert_eq!(site.text(title).as_deref(), Some("earlier"));
+    let held = site.replica.row_state("tasks", &key(1)).unwrap().unwrap();
+    assert_eq!(held.to_bytes(), hub.rows[&(TASKS, key(1))].to_bytes());
+    assert_eq!(site.count("anabranch_told"), 0);
+}

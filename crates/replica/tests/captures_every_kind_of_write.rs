@@ -69,7 +69,8 @@ fn replace_and_upsert_and_a_delete_before_an_insert_are_seen() {
     ));
     assert_eq!(summary(&site.last()), [(2, key(1), vec![2, 3, 4, 5], true)]);
     site.run(&format!(
-        "INSERT INTO tasks(id, title) VALUES ('{id}', 'x') ON CONFLICT(id) DO UPDATE SET title = 'three'"
+        "INSERT INTO tasks(id, title) VALUES ('{id}', 'x')
+         ON CONFLICT(id) DO UPDATE SET title = 'three'"
     ));
     assert_eq!(summary(&site.last()), [(2, key(1), vec![2], true)]);
     site.run(&format!(

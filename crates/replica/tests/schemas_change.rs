@@ -123,4 +123,7 @@ fn a_merge_is_not_stopped_by_a_required_column_it_does_not_know() {
     site.hear(&[partial]);
     assert_eq!(site.count("tasks"), 1);
     assert_eq!(site.text("SELECT title FROM tasks"), None);
+    // Nor is the application, in writing what it does know.
+    site.run("UPDATE tasks SET done = 1");
+    assert_eq!(written(&site.last().deltas[0]), [3]);
 }

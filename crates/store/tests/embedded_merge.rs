@@ -1,9 +1,11 @@
 //! Uploads merge under the rules that the tables' owner gave them, each whole or not at all, once.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
-use anabranch_crdt::{ReplicaId, Value};
+use anabranch_crdt::{ReplicaId, RowState, Value};
 use anabranch_protocol::{Position, RejectCode, Seq};
-use anabranch_store::{MergeOutcome, Rejection, StoreError};
+use anabranch_store::{MergeOutcome, Rejection, StoreError, Upload};
 use common::{Site, key, removal, replica, stamp, upload, write};
 
 const TABLES: &str = "
@@ -98,11 +100,9 @@ fn a_trigger_on_the_row_itself_has_the_last_word() {
     assert!(title_stamp > stamp && title_stamp.replica == ReplicaId::SERVER);
 }
 
-#[test]
-fn one_bad_upload_is_refused_alone_and_says_why() {
-    let mut site = Site::new(TABLES);
+/// Eight uploads of replica 1, the first and the last of which are good.
+fn good_and_bad(site: &Site) -> Vec<Upload> {
     let (team, item) = (site.table("team"), site.table("item"));
-    site.run("INSERT INTO team VALUES (1, 'taken')");
     let at = |seq| stamp(seq, 1);
     let named = |seq, id, name: &str| {
         upload(
@@ -112,53 +112,32 @@ fn one_bad_upload_is_refused_alone_and_says_why() {
             vec![write(team, key(id), at(seq), &[(2, text(name))])],
         )
     };
-    let titled = |seq, title: &str| {
-        upload(
-            1,
-            seq,
-            at(seq),
-            vec![write(item, key(9), at(seq), &[(2, text(title))])],
-        )
+    let of_item = |seq, cells: &[(u16, Value)]| {
+        upload(1, seq, at(seq), vec![write(item, key(9), at(seq), cells)])
     };
-    let uploads = vec![
+    let of_team = |seq, cell: (u16, Value)| {
+        upload(1, seq, at(seq), vec![write(team, key(1), at(seq), &[cell])])
+    };
+    vec![
         named(1, 2, "free"),
         named(2, 3, "taken"),
-        titled(3, "forbidden"),
-        upload(
-            1,
-            4,
-            at(4),
-            vec![write(item, key(9), at(4), &[(3, text("1"))])],
-        ),
-        upload(
-            1,
-            5,
-            at(5),
-            vec![write(
-                item,
-                key(9),
-                at(5),
-                &[(2, text("x")), (3, text("-1"))],
-            )],
-        ),
-        upload(
-            1,
-            6,
-            at(6),
-            vec![write(team, key(1), at(6), &[(2, Value::Blob(vec![1]))])],
-        ),
-        upload(
-            1,
-            7,
-            at(7),
-            vec![write(team, key(1), at(7), &[(99, Value::Null)])],
-        ),
+        of_item(3, &[(2, text("forbidden"))]),
+        of_item(4, &[(3, text("1"))]),
+        of_item(5, &[(2, text("x")), (3, text("-1"))]),
+        of_team(6, (2, Value::Blob(vec![1]))),
+        of_team(7, (99, Value::Null)),
         named(8, 4, "also free"),
-    ];
-    let mut outcomes = site.core.merge(uploads.clone()).unwrap();
-    assert_eq!(outcomes.first(), Some(&MergeOutcome::Merged));
-    assert_eq!(outcomes.pop(), Some(MergeOutcome::Merged));
-    let refused: Vec<Rejection> = outcomes.into_iter().skip(1).map(rejection).collect();
+    ]
+}
+
+#[test]
+fn one_bad_upload_is_refused_alone_and_says_why() {
+    let mut site = Site::new(TABLES);
+    site.run("INSERT INTO team VALUES (1, 'taken')");
+    let uploads = good_and_bad(&site);
+    let outcomes = site.core.merge(uploads.clone()).unwrap();
+    assert_eq!([&outcomes[0], &outcomes[7]], [&MergeOutcome::Merged; 2]);
+    let refused: Vec<Rejection> = outcomes[1..7].iter().cloned().map(rejection).collect();
     let whys: Vec<(RejectCode, &str)> = refused
         .iter()
         .map(|refused| (refused.code, refused.reason.as_str()))
@@ -177,12 +156,15 @@ fn one_bad_upload_is_refused_alone_and_says_why() {
             RejectCode::Constraint,
             "CHECK constraint failed: price >= 0",
         ),
+        (
+            RejectCode::InvalidValue,
+            "team.name is TEXT and cannot hold Blob([1])",
+        ),
+        (RejectCode::UnknownSchema, "team has no column numbered 99"),
     ];
-    assert_eq!(whys[..4], expected);
-    assert_eq!(whys[4].0, RejectCode::InvalidValue);
-    assert_eq!(whys[5].0, RejectCode::UnknownSchema);
-    // A row the store has never heard of comes with an empty state; a known one with what it holds.
-    assert_eq!(refused[0].rows[0].state, anabranch_crdt::RowState::new());
+    assert_eq!(whys, expected);
+    // A row the store has never heard of comes with an empty state, a known one with what it holds.
+    assert_eq!(refused[0].rows[0].state, RowState::new());
     assert_eq!(
         refused[4].rows[0].state.cells().next().unwrap().2,
         &text("taken")
@@ -190,8 +172,7 @@ fn one_bad_upload_is_refused_alone_and_says_why() {
     let names = "SELECT group_concat(name) FROM (SELECT name FROM team ORDER BY id)";
     assert_eq!(site.text(names).as_deref(), Some("taken,free,also free"));
     assert_eq!(
-        site.text("SELECT count(*) || '' FROM item WHERE title = 'forbidden'")
-            .as_deref(),
+        site.text("SELECT count(*) || '' FROM item").as_deref(),
         Some("0")
     );
 
@@ -202,10 +183,7 @@ fn one_bad_upload_is_refused_alone_and_says_why() {
         MergeOutcome::Duplicate(site.core.position().unwrap())
     );
     let again: Vec<Rejection> = again[1..7].iter().cloned().map(rejection).collect();
-    assert_eq!(
-        again.iter().map(|r| r.code).collect::<Vec<_>>(),
-        whys.iter().map(|w| w.0).collect::<Vec<_>>()
-    );
+    assert_eq!(again, refused);
 }
 
 #[test]
@@ -283,7 +261,10 @@ fn a_trigger_that_rolls_everything_back_refuses_only_its_own() {
 fn a_removed_parent_takes_its_children_as_the_servers_write() {
     let mut site = Site::new(TABLES);
     let (team, item) = (site.table("team"), site.table("item"));
-    site.run("INSERT INTO team VALUES (1, 't'); INSERT INTO item(id, title, team) VALUES (1, 'a', 1), (2, 'b', 1)");
+    site.run(
+        "INSERT INTO team VALUES (1, 't');
+         INSERT INTO item(id, title, team) VALUES (1, 'a', 1), (2, 'b', 1)",
+    );
     site.core.seal().unwrap();
     let seen = site.rows("team").remove(0).1;
     let position = site.core.position().unwrap();
@@ -310,7 +291,10 @@ fn a_removed_parent_takes_its_children_as_the_servers_write() {
     assert_eq!(told, expected);
 
     // A child that moved away in the same transaction stays.
-    site.run("INSERT INTO team VALUES (3, 'x'), (4, 'y'); INSERT INTO item(id, title, team) VALUES (3, 'c', 3)");
+    site.run(
+        "INSERT INTO team VALUES (3, 'x'), (4, 'y');
+         INSERT INTO item(id, title, team) VALUES (3, 'c', 3)",
+    );
     site.core.seal().unwrap();
     let seen = site
         .rows("team")

@@ -61,7 +61,8 @@ pub(super) fn drain(
 ) -> Result<HashMap<(TableId, RowKey), Net>, TablesError> {
     let mut nets: HashMap<(TableId, RowKey), Net> = HashMap::new();
     let mut query = conn.prepare_cached(
-        "SELECT tbl, op, changed, k0, k1, k2, k3, k4, k5, k6, k7 FROM anabranch_capture ORDER BY id",
+        "SELECT tbl, op, changed, k0, k1, k2, k3, k4, k5, k6, k7 \
+         FROM anabranch_capture ORDER BY id",
     )?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {

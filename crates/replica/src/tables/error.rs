@@ -14,7 +14,7 @@ pub enum TablesError {
     #[error("SQLite: {0}")]
     Sqlite(rusqlite::Error),
     /// A packed clock cannot be read.
-    #[error("a clock of table {table} cannot be read: {source}; restore the file from a backup", table = .table.0)]
+    #[error("a clock of table {} cannot be read: {source}; restore the file", table.0)]
     Clock {
         /// The table.
         table: TableId,

@@ -108,7 +108,7 @@ fn create(conn: &Connection, schema: &Schema, table: &Table) -> Result<(), Table
     let name = table.local_name();
     if exists(conn, &name)? {
         return Err(TablesError::Schema(format!(
-            "the store has a table {name}, and so has this file, by another hand; rename the local one"
+            "this file has a table {name} of its own, and so has the store; rename the local one"
         )));
     }
     let key_names = names(table, &table.primary_key);
@@ -153,8 +153,8 @@ fn names(table: &Table, columns: &[anabranch_crdt::ColumnId]) -> String {
         .join(", ")
 }
 
-/// Only keys that refer to a primary key: SQLite wants an index on what is referred to, and a unique
-/// one could block a merge.
+/// Only keys that refer to a primary key: SQLite wants an index on what is referred to, and a
+/// unique one could block a merge.
 fn foreign_key(schema: &Schema, table: &Table, key: &ForeignKey) -> Option<String> {
     let parent = schema.table(key.parent)?;
     let refers_to_key = parent.primary_key.len() == key.parent_columns.len()

@@ -1,9 +1,10 @@
-//! The lower layer: the tables of one file under replication, and nothing of who sends what to whom.
+//! The lower layer: the tables of one file under replication, and nothing of who sends what to
+//! whom.
 //!
-//! It knows the user's tables, the capture triggers on them, and beside each table its clocks and its
-//! removed rows. [`TableSql::merge`] joins a delta into a row; [`seal()`] turns captured writes into
-//! deltas. A [`Replica`](crate::Replica) is built on it, and so is the embedded store, which is the
-//! same machinery writing as the server.
+//! It knows the user's tables, the capture triggers on them, and beside each table its clocks and
+//! its removed rows. [`TableSql::merge`] joins a delta into a row; [`seal()`] turns captured writes
+//! into deltas. A [`Replica`](crate::Replica) is built on it, and so is the embedded store, which
+//! is the same machinery writing as the server.
 
 mod capture;
 mod error;

@@ -233,8 +233,8 @@ impl TableSql {
         })
     }
 
-    /// Makes a row be in exactly this state, whatever it was in. Not a merge: for taking back what was
-    /// refused. A row of which nothing is left to know goes.
+    /// Makes a row be in exactly this state, whatever it was in. Not a merge: for taking back what
+    /// was refused. A row of which nothing is left to know goes.
     pub fn replace(
         &self,
         conn: &Connection,
@@ -263,8 +263,8 @@ impl TableSql {
         self.put_held(conn, &packed, state.clock(), shapes)
     }
 
-    /// Forgets a row wholly: its values, its clock and its tombstone. Not a delete: nothing of it is
-    /// told to anybody.
+    /// Forgets a row wholly: its values, its clock and its tombstone. Not a delete: nothing of it
+    /// is told to anybody.
     pub fn evict(&self, conn: &Connection, key: &RowKey) -> Result<(), TablesError> {
         run(conn, &self.delete_row, &key.0)?;
         run(conn, &self.delete_dead, &key.0)?;

@@ -23,13 +23,13 @@ pub struct Sealed {
     pub changes: Vec<RowChange>,
 }
 
-/// Turns whatever was captured into deltas stamped `stamp`, which must lie above every stamp that the
-/// file holds, and brings the rows' clocks up to date.
+/// Turns whatever was captured into deltas stamped `stamp`, which must lie above every stamp that
+/// the file holds, and brings the rows' clocks up to date.
 ///
-/// A row that is there now tells its written columns, all of them if it is new, and that it is live.
-/// A row that is gone tells that every addition seen of it is removed, and what was written before the
-/// delete, since the removed row must be the same everywhere should it come back. Writing a child makes
-/// its parents live, so that a concurrent delete of the parent loses.
+/// A row that is there now tells its written columns, all of them if it is new, and that it is
+/// live. A row that is gone tells that every addition seen of it is removed, and what was written
+/// before the delete, since the removed row must be the same everywhere should it come back.
+/// Writing a child makes its parents live, so that a concurrent delete of the parent loses.
 pub fn seal(conn: &Connection, tables: &Tables, stamp: Stamp) -> Result<Sealed, TablesError> {
     let nets = drain(conn, tables)?;
     let mut sealing = Sealing::new(conn, tables, stamp);
@@ -209,7 +209,8 @@ impl<'a> Sealing<'a> {
     }
 }
 
-/// The key of the parent that a row refers to; `None` if it refers to none, or not to a primary key.
+/// The key of the parent that a row refers to; `None` if it refers to none, or not to a primary
+/// key.
 fn reference(
     table: &TableSql,
     key: &RowKey,
@@ -241,8 +242,8 @@ fn reference(
     parts.collect::<Option<Vec<Value>>>().map(RowKey)
 }
 
-/// Gives a row its canonical key. One that is there under that key already is overwritten: the later
-/// write under another spelling was to the same row.
+/// Gives a row its canonical key. One that is there under that key already is overwritten: the
+/// later write under another spelling was to the same row.
 fn respell(
     conn: &Connection,
     table: &TableSql,

@@ -1,5 +1,7 @@
 //! One replicated table: its names in the file and the statements over it. Nothing runs here.
 
+use std::borrow::Cow;
+
 use anabranch_crdt::{ColumnId, TableId};
 use anabranch_shape::schema::{Column, ColumnType, Table};
 
@@ -94,23 +96,24 @@ impl TableSql {
     }
 
     /// Inserts a row with these registers, or overwrites them where the key is there already.
-    pub(super) fn insert(&self, registers: &[&ColumnSql]) -> String {
+    pub(super) fn insert(&self, registers: &[&ColumnSql]) -> Cow<'_, str> {
         if registers.len() == self.registers.len() {
-            return self.insert_all.clone();
+            return Cow::Borrowed(&self.insert_all);
         }
         let name = quote(&self.table.local_name());
-        upsert(&name, &self.keys, registers.iter().copied(), |column| {
+        let sql = upsert(&name, &self.keys, registers.iter().copied(), |column| {
             &column.name
-        })
+        });
+        Cow::Owned(sql)
     }
 
     /// Overwrites these registers of a row.
-    pub(super) fn update(&self, registers: &[&ColumnSql]) -> String {
+    pub(super) fn update(&self, registers: &[&ColumnSql]) -> Cow<'_, str> {
         if registers.len() == self.registers.len() {
-            return self.update_all.clone();
+            return Cow::Borrowed(&self.update_all);
         }
         let name = quote(&self.table.local_name());
-        update(&name, &self.keys, registers.iter().copied())
+        Cow::Owned(update(&name, &self.keys, registers.iter().copied()))
     }
 
     /// The register numbered `id`.
@@ -151,7 +154,8 @@ pub fn dead_table(table: TableId) -> String {
     format!("anabranch_dead_{}", table.0)
 }
 
-/// A column in the table of removed rows: by number, so that renaming a column touches no side table.
+/// A column in the table of removed rows: by number, so that renaming a column touches no side
+/// table.
 pub(super) fn dead_column(column: ColumnId) -> String {
     format!("c{}", column.0)
 }

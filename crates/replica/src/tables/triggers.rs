@@ -2,8 +2,8 @@
 //!
 //! Each appends one narrow row to `anabranch_capture` in the writer's own transaction; a rollback
 //! takes it back. Values are read from the row when it is sealed. A delete also saves the row, so
-//! that it is whole should it come back. Beside capturing, they enforce NOT NULL: a constraint of the
-//! table itself would also bind merges, which must never be blocked by a column not yet known.
+//! that it is whole should it come back. Beside capturing, they enforce NOT NULL: a constraint of
+//! the table itself would also bind merges, which must never be blocked by a column not yet known.
 
 use std::collections::BTreeMap;
 
@@ -85,20 +85,27 @@ fn triggers(table: &TableSql, rules: Rules) -> Vec<(String, String)> {
     };
     let keys = || table.keys.iter().map(|column| column.name.as_str());
     let same_key = all(keys().map(|key| format!("OLD.{key} IS NEW.{key} COLLATE BINARY")));
-    let required = if rules == Rules::NotNull {
-        not_null(table)
+    let enforced = rules == Rules::NotNull;
+    let present = if enforced {
+        not_null(table, "")
+    } else {
+        String::new()
+    };
+    // A column that the row never had, since no shape brings it, does not forbid writing others.
+    let kept = if enforced {
+        not_null(table, " AND OLD.{} IS NOT NULL")
     } else {
         String::new()
     };
     let insert = mark(table, INSERT, "NULL", "NEW");
     let delete = mark(table, DELETE, "NULL", "OLD");
 
-    trigger("insert", "INSERT", "", &[required.clone(), insert.clone()]);
+    trigger("insert", "INSERT", "", &[present, insert.clone()]);
     if !table.registers.is_empty() {
         let changed = any_changed(&table.registers);
         let when = format!(" WHEN {same_key} AND ({changed})");
         let update = mark(table, UPDATE, &mask(&table.registers), "NEW");
-        trigger("update", "UPDATE", &when, &[required.clone(), update]);
+        trigger("update", "UPDATE", &when, &[kept.clone(), update]);
     }
     let event = format!(
         "UPDATE OF {}",
@@ -109,7 +116,7 @@ fn triggers(table: &TableSql, rules: Rules) -> Vec<(String, String)> {
         "rekey",
         &event,
         &when,
-        &[required, bury(table), delete.clone(), insert],
+        &[kept, bury(table), delete.clone(), insert],
     );
     trigger("delete", "DELETE", "", &[bury(table), delete]);
     out
@@ -149,7 +156,8 @@ fn bury(table: &TableSql) -> String {
     )
 }
 
-fn not_null(table: &TableSql) -> String {
+/// Refuses a NULL where none may be and, with the column's name for `{}`, `condition` holds too.
+fn not_null(table: &TableSql, condition: &str) -> String {
     let required = table
         .registers
         .iter()
@@ -163,11 +171,9 @@ fn not_null(table: &TableSql) -> String {
             "NOT NULL constraint failed: {}.{plain}",
             table.table.local_name()
         );
-        let message = what.replace('\'', "''");
-        format!(
-            "SELECT RAISE(ABORT, '{message}') WHERE NEW.{} IS NULL; ",
-            column.name
-        )
+        let (message, name) = (what.replace('\'', "''"), &column.name);
+        let condition = condition.replace("{}", name);
+        format!("SELECT RAISE(ABORT, '{message}') WHERE NEW.{name} IS NULL{condition}; ")
     };
     required.map(rule).collect()
 }

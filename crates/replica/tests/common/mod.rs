@@ -1,5 +1,5 @@
-//! What the scenarios share: a schema, replicas with a clock of their own, and a store in memory that
-//! merges what they push. No scenario lies here.
+//! What the scenarios share: a schema, replicas with a clock of their own, and a store in memory
+//! that merges what they push. No scenario lies here.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -286,7 +286,8 @@ pub fn written(delta: &Delta) -> Vec<u16> {
     delta.state.cells().map(|(column, ..)| column.0).collect()
 }
 
-/// A store in memory: merges what replicas push and tells it in order, with every row in every shape.
+/// A store in memory: merges what replicas push and tells it in order, with every row in every
+/// shape.
 #[derive(Default)]
 pub struct Hub {
     pub rows: BTreeMap<(TableId, RowKey), RowState>,

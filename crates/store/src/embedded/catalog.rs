@@ -305,7 +305,8 @@ fn kind(declared: &str) -> ColumnType {
         "timestamptz" | "timestamp with time zone" => ColumnType::TimestampTz,
         "timestamp" | "datetime" => ColumnType::Timestamp,
         "json" | "jsonb" => ColumnType::Json,
-        name if name.contains("int") => ColumnType::Integer,
+        "int" | "integer" | "tinyint" | "smallint" | "mediumint" | "bigint" | "int2" | "int4"
+        | "int8" | "unsigned big int" => ColumnType::Integer,
         name if ["char", "text", "clob"]
             .iter()
             .any(|part| name.contains(part)) =>

@@ -24,7 +24,8 @@ pub type WallClock = Box<dyn Fn() -> Millis + Send>;
 /// A store in one SQLite file, which any program may read and write with plain SQL.
 ///
 /// What other programs write is captured by triggers and sealed as the server's writes at the next
-/// call. Everything here blocks; [`EmbeddedStore`](super::EmbeddedStore) is the same for the service.
+/// call. Everything here blocks; [`EmbeddedStore`](super::EmbeddedStore) is the same for the
+/// service.
 pub struct EmbeddedCore {
     path: PathBuf,
     conn: Connection,
@@ -50,8 +51,8 @@ pub(super) struct Work<'a> {
 }
 
 impl EmbeddedCore {
-    /// Takes tables of the file at `path` under replication, in which they must exist: every ordinary
-    /// one, those created later too, where none is named. May be called again for more.
+    /// Takes tables of the file at `path` under replication, in which they must exist: every
+    /// ordinary one, those created later too, where none is named. May be called again for more.
     pub fn install(path: &Path, tables: &[String]) -> Result<(), StoreError> {
         let conn = connect(path)?;
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate);
@@ -62,8 +63,8 @@ impl EmbeddedCore {
         tx.commit().map_err(sqlite)
     }
 
-    /// Opens the store in the file at `path`. A file in which nothing is installed yet is taken under
-    /// replication with every table it has.
+    /// Opens the store in the file at `path`. A file in which nothing is installed yet is taken
+    /// under replication with every table it has.
     pub fn open(path: &Path, now: WallClock) -> Result<Self, StoreError> {
         let conn = connect(path)?;
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate);
@@ -123,7 +124,8 @@ impl EmbeddedCore {
         log::last(&self.conn)
     }
 
-    /// The replica's last transaction with an outcome, after forgetting those before `first_pending`.
+    /// The replica's last transaction with an outcome, after forgetting those before
+    /// `first_pending`.
     pub fn greet(&mut self, replica: ReplicaId, first_pending: Seq) -> Result<Seq, StoreError> {
         self.work(|work| {
             log::prune_marks(work.conn, replica, first_pending)?;
@@ -291,8 +293,8 @@ impl<'a> Work<'a> {
         self.log()
     }
 
-    /// Appends what has been done so far to the log. A bulk load by another program, larger than what
-    /// could be sent as one, is told in parts.
+    /// Appends what has been done so far to the log. A bulk load by another program, larger than
+    /// what could be sent as one, is told in parts.
     fn log(&mut self) -> Result<(), StoreError> {
         if self.touched.is_empty() && self.origins.is_empty() {
             return Ok(());

@@ -61,8 +61,8 @@ pub(super) fn establish(conn: &Connection, path: &Path) -> Result<bool, StoreErr
     Ok(false)
 }
 
-/// The tables as the file has them now, their side tables made and their triggers in place. Must run
-/// in a transaction that has the write lock.
+/// The tables as the file has them now, their side tables made and their triggers in place. Must
+/// run in a transaction that has the write lock.
 pub(super) fn load(conn: &Connection, unfit: Unfit) -> Result<Tables, StoreError> {
     let held: Option<Vec<u8>> = meta::read(conn, "schema")?;
     let held = held.map(|bytes| decode_schema(&bytes)).transpose();

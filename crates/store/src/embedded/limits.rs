@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Transactions kept in the log: a service that was away for longer reads its shapes again.
 pub const LOG_ENTRIES_MAX: u64 = 100_000;
 
-/// Bytes of values in one entry of the log, where other programs wrote more at once: such a bulk load
-/// is told in parts, each of which fits a frame.
+/// Bytes of values in one entry of the log, where other programs wrote more at once: such a bulk
+/// load is told in parts, each of which fits a frame.
 pub const LOG_ENTRY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Bytes that a row takes beside its values, about: its key and its clock.

@@ -30,8 +30,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Holds the present moment open: one at which nothing is waiting to be sealed, so that every row
-    /// has its clock.
+    /// Holds the present moment open: one at which nothing is waiting to be sealed, so that every
+    /// row has its clock.
     pub(super) fn begin(core: &mut EmbeddedCore) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(core.path(), flags).map_err(sqlite)?;

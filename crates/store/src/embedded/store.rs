@@ -1,5 +1,5 @@
-//! The embedded store as the service wants it: asynchronous, with the file's work on threads that may
-//! wait for the disk.
+//! The embedded store as the service wants it: asynchronous, with the file's work on threads that
+//! may wait for the disk.
 
 use std::{
     path::Path,
@@ -31,13 +31,14 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct EmbeddedStore {
     core: Arc<Mutex<EmbeddedCore>>,
-    /// Moves whenever this process has written, so that followers need not wait for their next look.
+    /// Moves whenever this process has written, so that followers need not wait for their next
+    /// look.
     written: watch::Sender<()>,
 }
 
 impl EmbeddedStore {
-    /// Opens the store in the file at `path`, with the system's clock. Where the file is new, the SQL in
-    /// `schema` makes its tables; what is not installed yet is, with every table.
+    /// Opens the store in the file at `path`, with the system's clock. Where the file is new, the
+    /// SQL in `schema` makes its tables; what is not installed yet is, with every table.
     pub fn open(path: &Path, schema: Option<&str>) -> Result<Self, StoreError> {
         let is_new = !path.exists() || path.metadata().is_ok_and(|file| file.len() == 0);
         if let Some(schema) = schema.filter(|_| is_new) {

@@ -1,8 +1,8 @@
 //! Merging uploads into the tables, under the rules that their owner gave them.
 //!
-//! The owner's constraints, triggers and foreign-key actions all run. What they do beyond the upload
-//! is the server's own write, stamped above it: a cascade, a trigger's `updated_at`, a default, a number
-//! that a column's type stores in another form.
+//! The owner's constraints, triggers and foreign-key actions all run. What they do beyond the
+//! upload is the server's own write, stamped above it: a cascade, a trigger's `updated_at`, a
+//! default, a number that a column's type stores in another form.
 
 use anabranch_crdt::{Delta, Stamp, Value};
 use anabranch_protocol::RejectCode;
@@ -284,8 +284,8 @@ fn check(work: &Work<'_>, delta: &Delta) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Updates, then removals, then inserts: a child moves to another parent before its old one goes and
-/// cascades, and a unique value is free before it is taken.
+/// Updates, then removals, then inserts: a child moves to another parent before its old one goes
+/// and cascades, and a unique value is free before it is taken.
 fn ordered<'d>(work: &Work<'_>, deltas: &'d [Delta]) -> Result<Vec<&'d Delta>, Failure> {
     let mut ranked = Vec::with_capacity(deltas.len());
     for delta in deltas {
@@ -307,8 +307,8 @@ fn ordered<'d>(work: &Work<'_>, deltas: &'d [Delta]) -> Result<Vec<&'d Delta>, F
     Ok(ranked.into_iter().map(|(_, delta)| delta).collect())
 }
 
-/// Merges one delta; whether the row changed. Where the row then differs from what the merge says, the
-/// store has had the last word, and says so with a stamp of its own.
+/// Merges one delta; whether the row changed. Where the row then differs from what the merge says,
+/// the store has had the last word, and says so with a stamp of its own.
 fn merge_row(
     conn: &Connection,
     table: &TableSql,

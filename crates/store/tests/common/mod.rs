@@ -63,7 +63,7 @@ impl Site {
         self.core.schema().table_named(name).unwrap().id
     }
 
-    /// Every row of a table, as a snapshot reads it.
+    /// Every row of a table, as a snapshot reads it, in key order.
     pub fn rows(&mut self, name: &str) -> Vec<(RowKey, RowState)> {
         let schema = self.core.schema();
         let table = schema.table_named(name).unwrap();
@@ -73,7 +73,9 @@ impl Site {
             columns: table.registers().map(|column| column.id).collect(),
         };
         let (_, rows) = self.core.snapshot(&query).unwrap();
-        rows.into_iter().map(|row| (row.key, row.state)).collect()
+        let mut rows: Vec<_> = rows.into_iter().map(|row| (row.key, row.state)).collect();
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        rows
     }
 
     pub fn merge(&mut self, upload: Upload) -> MergeOutcome {

@@ -1,0 +1,57 @@
+//! Two engines on one file, as two processes have it: neither trusts what it remembers of the file.
+mod common;
+
+use anabranch_protocol::{Seq, SubscriptionSet};
+use anabranch_replica::Replica;
+use common::{Clock, NUMBERED, Site, change, column, cursor, delta, options, schema, shape};
+
+#[test]
+fn what_one_writes_the_other_does_not_evict() {
+    let mut first = Site::new(1);
+    let id = first.replica.subscribe(&shape("numbered")).unwrap();
+    first.replica.finish_snapshot(id, cursor(0)).unwrap();
+    let mut second = Replica::open(&first.path, options(&Clock::new(), 2)).unwrap();
+    assert_eq!(second.id(), first.replica.id());
+    let live = SubscriptionSet::only(id);
+    // The second now knows that nothing waits; then the first writes.
+    second
+        .merge_transaction(cursor(1), live, Vec::new(), Vec::new())
+        .unwrap();
+    first.run("INSERT INTO numbered VALUES (1, 'mine')");
+    let key = first.last().deltas[0].key.clone();
+    let left = delta(NUMBERED, key, anabranch_crdt::RowState::new());
+    let changes = vec![change(&left, SubscriptionSet::EMPTY)];
+    second
+        .merge_transaction(cursor(2), live, Vec::new(), changes)
+        .unwrap();
+    assert_eq!(first.count("numbered"), 1);
+    // And accepted through the second, it waits no more for the first.
+    second
+        .merge_transaction(cursor(3), live, vec![Seq(1)], Vec::new())
+        .unwrap();
+    assert_eq!(first.count("numbered"), 0);
+    assert!(first.pending().is_empty());
+    assert_eq!(
+        first.run("INSERT INTO numbered VALUES (2, 'next')"),
+        Some(Seq(2))
+    );
+}
+
+#[test]
+fn a_schema_that_one_adopts_the_other_follows() {
+    let mut first = Site::new(1);
+    let mut second = Replica::open(&first.path, options(&Clock::new(), 2)).unwrap();
+    let mut wider = schema();
+    wider.version = 2;
+    let extra = column(
+        3,
+        "extra",
+        anabranch_shape::schema::ColumnType::Integer,
+        true,
+    );
+    wider.tables[3].columns.push(extra);
+    second.adopt_schema(wider).unwrap();
+    first.run("INSERT INTO numbered VALUES (1, 'x', 5)");
+    assert_eq!(common::written(&first.last().deltas[0]), [2, 3]);
+    assert_eq!(first.replica.schema().version, 2);
+}

@@ -1,0 +1,227 @@
+//! Replicas and the embedded store, with plain SQL writing to all of them and rules that refuse:
+//! once everything has been pushed and told, all hold the same rows.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use anabranch_crdt::{Millis, ReplicaId};
+use anabranch_protocol::{
+    Change, Cursor, Epoch, Position, Seq, ShapeRequest, SubscriptionId, SubscriptionSet,
+    codec::hash_transaction,
+};
+use anabranch_replica::{OpenOptions, Replica, Synchronous};
+use anabranch_store::{MergeOutcome, Upload};
+use common::{START, Site};
+use proptest::prelude::*;
+
+const TABLES: &str = "
+    CREATE TABLE team (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+    CREATE TABLE item (
+        tenant TEXT NOT NULL, number INTEGER NOT NULL, title TEXT, price NUMERIC CHECK (price < 200),
+        team INTEGER REFERENCES team(id) ON DELETE CASCADE, seen INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (tenant, number));
+    CREATE TRIGGER item_seen AFTER UPDATE OF title ON item BEGIN
+        UPDATE item SET seen = seen + 1 WHERE tenant = NEW.tenant AND number = NEW.number;
+    END;
+    INSERT INTO team VALUES (0, 'old');
+";
+
+struct Peer {
+    replica: Replica,
+    id: SubscriptionId,
+    /// How much of the log it has been told.
+    told: Position,
+    _directory: tempfile::TempDir,
+}
+
+impl Peer {
+    fn new(number: u8, store: &mut Site) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            now: Box::new(move || Millis(START + u64::from(number))),
+            new_id: Box::new(move || ReplicaId([number; 16])),
+            synchronous: Synchronous::Normal,
+            busy_timeout: std::time::Duration::from_secs(1),
+        };
+        let mut replica = Replica::open(directory.path().join("r.db"), options).unwrap();
+        replica
+            .adopt_schema((*store.core.schema()).clone())
+            .unwrap();
+        let everything = ShapeRequest::Named {
+            name: "all".to_owned(),
+            parameters: Vec::new(),
+        };
+        let id = replica.subscribe(&everything).unwrap();
+        let told = store.core.position().unwrap();
+        for name in ["team", "item"] {
+            let table = store.table(name);
+            let rows = store.rows(name).into_iter();
+            let rows = rows.map(|(key, state)| anabranch_crdt::Delta { table, key, state });
+            replica.stage_snapshot(id, rows.collect(), 0).unwrap();
+        }
+        replica
+            .finish_snapshot(
+                id,
+                Cursor {
+                    epoch: Epoch(1),
+                    position: told,
+                },
+            )
+            .unwrap();
+        Self {
+            replica,
+            id,
+            told,
+            _directory: directory,
+        }
+    }
+
+    /// Pushes what waits; refusals come back at once, after what has been told before.
+    fn push(&mut self, store: &mut Site) {
+        let uploads: Vec<Upload> = self
+            .replica
+            .pending(Seq(0), usize::MAX)
+            .unwrap()
+            .into_iter()
+            .map(|transaction| Upload {
+                replica: self.replica.id(),
+                hash: hash_transaction(&transaction).unwrap(),
+                transaction,
+            })
+            .collect();
+        let outcomes = store.core.merge(uploads.clone()).unwrap();
+        for (upload, outcome) in uploads.iter().zip(outcomes) {
+            let seq = upload.transaction.seq;
+            match outcome {
+                MergeOutcome::Merged => {}
+                MergeOutcome::Duplicate(_) => {
+                    self.listen(store);
+                    self.replica.accepted(seq).unwrap();
+                }
+                MergeOutcome::Rejected(why) => {
+                    self.replica
+                        .rejected(seq, why.code, why.reason, why.rows)
+                        .unwrap();
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, store: &mut Site) {
+        let live = SubscriptionSet::only(self.id);
+        for transaction in store.core.changes_since(self.told).unwrap() {
+            self.told = transaction.position;
+            let own = transaction
+                .origins
+                .iter()
+                .filter(|(who, _)| *who == self.replica.id());
+            let accepted = own.map(|(_, seq)| *seq).collect();
+            let changes = transaction.deltas.into_iter().map(|delta| Change {
+                shapes: if delta.state.existence().is_present() {
+                    live
+                } else {
+                    SubscriptionSet::EMPTY
+                },
+                table: delta.table,
+                key: delta.key,
+                state: delta.state,
+            });
+            let cursor = Cursor {
+                epoch: Epoch(1),
+                position: transaction.position,
+            };
+            self.replica
+                .merge_transaction(cursor, live, accepted, changes.collect())
+                .unwrap();
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// SQL at a replica, or at the store for the last index. It may fail, as an application's may.
+    Sql(usize, String),
+    Push(usize),
+    Listen(usize),
+}
+
+fn sql() -> impl Strategy<Value = String> {
+    let (row, small, any) = (0..3_u8, 0..3_u8, any::<u8>());
+    prop_oneof![
+        (row.clone(), any, 0..4_u8).prop_map(|(row, price, team)| format!(
+            "INSERT OR REPLACE INTO item(tenant, number, title, price, team, seen) VALUES
+             ('t', {row}, 'n', '{price}.50', nullif({team}, 3), 0)"
+        )),
+        (row.clone(), small.clone()).prop_map(|(row, title)| format!(
+            "UPDATE item SET title = 'u{title}' WHERE number = {row}"
+        )),
+        (row.clone(), any).prop_map(|(row, price)| format!(
+            "UPDATE item SET price = {price} WHERE number = {row}"
+        )),
+        row.prop_map(|row| format!("DELETE FROM item WHERE number = {row}")),
+        (small.clone(), small.clone()).prop_map(|(id, name)| format!(
+            "INSERT INTO team VALUES ({id}, 'n{name}')
+             ON CONFLICT(id) DO UPDATE SET name = excluded.name"
+        )),
+        small.prop_map(|id| format!("DELETE FROM team WHERE id = {id}")),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3_usize, sql()).prop_map(|(site, sql)| Step::Sql(site, sql)),
+        2 => (0..2_usize).prop_map(Step::Push),
+        2 => (0..2_usize).prop_map(Step::Listen),
+    ]
+}
+
+fn visible(conn: &rusqlite::Connection) -> Vec<String> {
+    let sql = "SELECT 'team' || id || ifnull(name, '-') AS row FROM team UNION ALL
+        SELECT 'item' || tenant || number || ifnull(title, '-') || ifnull(price, '-')
+            || ifnull(team, '-') || ifnull(seen, '-') FROM item ORDER BY row";
+    let mut query = conn.prepare(sql).unwrap();
+    let rows = query.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_everybody_does(steps in prop::collection::vec(step(), 1..40)) {
+        let mut store = Site::new(TABLES);
+        let mut peers = [Peer::new(1, &mut store), Peer::new(2, &mut store)];
+        for step in steps {
+            match step {
+                Step::Sql(2, sql) => {
+                    let conn = rusqlite::Connection::open(&store.path).unwrap();
+                    conn.pragma_update(None, "foreign_keys", true).unwrap();
+                    let _ = conn.execute_batch(&sql);
+                }
+                Step::Sql(peer, sql) => {
+                    let _ = peers[peer].replica.transaction(|tx| tx.execute_batch(&sql));
+                }
+                Step::Push(peer) => peers[peer].push(&mut store),
+                Step::Listen(peer) => peers[peer].listen(&mut store),
+            }
+        }
+        for peer in &mut peers {
+            peer.push(&mut store);
+        }
+        for peer in &mut peers {
+            peer.listen(&mut store);
+        }
+        for name in ["team", "item"] {
+            let truth = store.rows(name);
+            for peer in &mut peers {
+                let held = peer.replica.row_states(name).unwrap();
+                prop_assert_eq!(&held, &truth, "{}", name);
+            }
+        }
+        let truth = visible(&rusqlite::Connection::open(&store.path).unwrap());
+        for peer in &peers {
+            prop_assert_eq!(peer.replica.status().unwrap().pending, 0);
+            prop_assert_eq!(&visible(peer.replica.connection()), &truth);
+        }
+    }
+}
