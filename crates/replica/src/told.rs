@@ -50,11 +50,7 @@ pub(crate) fn is_any(conn: &Connection) -> Result<bool, ReplicaError> {
 }
 
 /// No local write is pending on the row any more.
-pub(crate) fn forget(
-    conn: &Connection,
-    table: TableId,
-    packed: &[u8],
-) -> Result<(), ReplicaError> {
+pub(crate) fn forget(conn: &Connection, table: TableId, packed: &[u8]) -> Result<(), ReplicaError> {
     conn.prepare_cached("DELETE FROM anabranch_told WHERE tbl = ?1 AND key = ?2")?
         .execute((table.0, packed))?;
     Ok(())

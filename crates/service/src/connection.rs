@@ -2,6 +2,7 @@
 //! what the frames mean.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,8 +11,8 @@ use std::{
 };
 
 use anabranch_protocol::{
-    ServerFrame,
-    codec::{Assembler, decode_client_frame, encode_server_frame, fragments},
+    ClientFrame, ServerFrame,
+    codec::{Assembler, CodecError, decode_client_frame, encode_server_frame, fragments},
     limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX},
 };
 use axum::extract::ws::{Message, WebSocket};
@@ -19,13 +20,18 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{debug, warn};
 
 use crate::{
     engine::{Event, Outgoing},
     hub::SessionId,
-    limits::{HELLO_TIMEOUT_MS, PING_INTERVAL_MS, WRITER_QUEUE_FRAMES},
+    limits::{
+        FAREWELL_MAX_MS, HELLO_TIMEOUT_MS, PING_INTERVAL_MS, WRITE_TIMEOUT_MS, WRITER_QUEUE_FRAMES,
+    },
 };
 
 /// Numbers connections, over the life of the process.
@@ -42,9 +48,13 @@ pub(crate) async fn serve(socket: WebSocket, events: mpsc::Sender<Event>) {
     }
     let write = write(id, sink, outgoing, events.clone(), Arc::clone(&welcomed));
     let read = read(id, stream, &events, &welcomed);
+    let mut read = pin!(read);
     tokio::select! {
-        () = read => {}
-        () = write => {}
+        () = &mut read => {}
+        // The last word arrives only if whatever the replica still sends is read.
+        () = write => {
+            let _ = timeout(Duration::from_millis(FAREWELL_MAX_MS), read).await;
+        }
     }
     let _ = events.send(Event::Disconnected(id)).await;
 }
@@ -56,57 +66,62 @@ async fn read(
     welcomed: &AtomicBool,
 ) {
     let mut assembler = Assembler::new(HELLO_BYTES_MAX);
+    let mut deadline = Instant::now() + Duration::from_millis(HELLO_TIMEOUT_MS);
+    let mut heard = false;
     loop {
-        let open = welcomed.load(Ordering::Relaxed);
-        if open {
-            assembler.set_limit(FRAME_BYTES_MAX);
-        }
-        let patience_ms = if open {
-            PING_INTERVAL_MS * 2
-        } else {
-            HELLO_TIMEOUT_MS
-        };
-        let message = match timeout(Duration::from_millis(patience_ms), stream.next()).await {
+        let message = match timeout_at(deadline, stream.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(error))) => return debug!(%error, "a connection failed"),
             Ok(None) => return,
             Err(_) => return debug!("a connection fell silent"),
         };
-        let outcome = match message {
-            Message::Binary(bytes) => assembler
-                .push(&bytes)
-                .and_then(|frame| frame.map(|frame| decode_client_frame(&frame)).transpose()),
+        if welcomed.load(Ordering::Relaxed) {
+            assembler.set_limit(FRAME_BYTES_MAX);
+        }
+        let event = match message {
+            Message::Binary(bytes) => match take(&mut assembler, &bytes) {
+                Ok(None) => None,
+                Ok(Some(frame)) => {
+                    heard = true;
+                    Some(Event::Received { id, frame })
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    Some(Event::Garbage { id, reason })
+                }
+            },
             Message::Text(_) => {
                 let reason = "a text message, where frames are binary".to_owned();
-                let _ = events.send(Event::Garbage { id, reason }).await;
-                return park().await;
+                Some(Event::Garbage { id, reason })
             }
             Message::Close(_) => return,
-            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Ping(_) | Message::Pong(_) => None,
         };
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(frame)) => {
-                if events.send(Event::Received { id, frame }).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                let _ = events
-                    .send(Event::Garbage {
-                        id,
-                        reason: error.to_string(),
-                    })
-                    .await;
-                return park().await;
-            }
+        // Until it has said hello, a connection gains no time by what it sends.
+        if heard {
+            deadline = Instant::now() + Duration::from_millis(PING_INTERVAL_MS * 2);
+        }
+        let broken = matches!(event, Some(Event::Garbage { .. }));
+        if let Some(event) = event
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+        if broken {
+            return ignore_the_rest(stream).await;
         }
     }
 }
 
+fn take(assembler: &mut Assembler, bytes: &[u8]) -> Result<Option<ClientFrame>, CodecError> {
+    let frame = assembler.push(bytes)?;
+    frame.map(|frame| decode_client_frame(&frame)).transpose()
+}
+
 /// Leaves the last word to the writer, which closes the connection once it has told why.
-async fn park() {
-    tokio::time::sleep(Duration::from_millis(HELLO_TIMEOUT_MS)).await;
+async fn ignore_the_rest(mut stream: SplitStream<WebSocket>) {
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    let _ = timeout(Duration::from_millis(HELLO_TIMEOUT_MS), rest).await;
 }
 
 async fn write(
@@ -121,7 +136,7 @@ async fn write(
         let next = tokio::select! {
             next = outgoing.recv() => next,
             _ = ping.tick() => {
-                if sink.send(Message::Ping(Vec::new().into())).await.is_err() {
+                if !say(&mut sink, Message::Ping(Vec::new().into())).await {
                     return;
                 }
                 continue;
@@ -140,7 +155,7 @@ async fn write(
                 }
             }
             Some(Outgoing::Close) | None => {
-                let _ = sink.close().await;
+                let _ = timeout(Duration::from_millis(FAREWELL_MAX_MS), sink.close()).await;
                 return;
             }
         }
@@ -156,9 +171,15 @@ async fn send(sink: &mut SplitSink<WebSocket, Message>, frame: &ServerFrame) -> 
         }
     };
     for fragment in fragments(&bytes) {
-        if sink.send(Message::Binary(fragment.into())).await.is_err() {
+        if !say(sink, Message::Binary(fragment.into())).await {
             return false;
         }
     }
     true
+}
+
+/// Sends a message, unless the replica takes none.
+async fn say(sink: &mut SplitSink<WebSocket, Message>, message: Message) -> bool {
+    let patience = Duration::from_millis(WRITE_TIMEOUT_MS);
+    matches!(timeout(patience, sink.send(message)).await, Ok(Ok(())))
 }

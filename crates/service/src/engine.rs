@@ -95,6 +95,7 @@ enum Ended {
     Shutdown,
 }
 
+const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 
@@ -119,25 +120,26 @@ impl Engine {
     }
 
     async fn run(mut self) {
-        let mut wait = Duration::from_millis(100);
+        let mut wait = RETRY_MIN;
         loop {
             match self.store.follow().await {
                 Ok(log) => {
-                    wait = Duration::from_millis(100);
+                    wait = RETRY_MIN;
                     match self.serve(log).await {
                         Ended::LogBroken => warn!("the store's log broke off; following it anew"),
-                        Ended::SchemaChanged => info!("the schema changed; shapes are read anew"),
+                        Ended::SchemaChanged => {
+                            info!("the schema changed; shapes are read anew");
+                            continue;
+                        }
                         Ended::Shutdown => return,
                     }
                 }
-                Err(error) => {
-                    warn!(%error, "cannot follow the store's log yet; trying again");
-                    if self.refuse_for(wait).await {
-                        return;
-                    }
-                    wait = (wait * 2).min(RETRY_MAX);
-                }
+                Err(error) => warn!(%error, "cannot follow the store's log yet; trying again"),
             }
+            if self.refuse_for(wait).await {
+                return;
+            }
+            wait = (wait * 2).min(RETRY_MAX);
         }
     }
 

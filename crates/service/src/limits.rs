@@ -9,6 +9,17 @@ pub const LOG_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Chunks of one snapshot read ahead of what the replica has taken.
 pub const SNAPSHOT_CHUNKS_MAX: usize = 4;
 
+/// How long a replica may keep rows of its snapshot waiting: the store keeps the snapshot open for it.
+pub const SNAPSHOT_STALL_MAX_MS: u64 = 60_000;
+
+/// Answers that wait for a replica to take them: more than it can be owed for a full credit of pushes
+/// and all its subscriptions. One that asks on and takes none is cut off.
+pub const ANSWERS_MAX: usize = 1024;
+
+/// Outcomes told before credit is granted for them while there is something else to tell: a quarter of
+/// what a replica may push, so that it need not wait.
+pub const CREDIT_BATCH_MIN: usize = 64;
+
 /// Transactions that a session passes over before it tells the replica where it stands, so that the
 /// replica's cursor stays within the log.
 pub const CURSOR_LAG_MAX: usize = 256;
@@ -37,3 +48,9 @@ pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 
 /// How often an idle connection is pinged; two unanswered pings close it.
 pub const PING_INTERVAL_MS: u64 = 20_000;
+
+/// How long a replica may take over one fragment: at the slowest, some four kilobytes a second.
+pub const WRITE_TIMEOUT_MS: u64 = 60_000;
+
+/// How long a connection that is being closed waits for the replica to close it too.
+pub const FAREWELL_MAX_MS: u64 = 2_000;

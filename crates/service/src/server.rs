@@ -9,10 +9,11 @@ use axum::{
     extract::{State, WebSocketUpgrade},
     response::Response,
     routing::get,
+    serve::ListenerExt,
 };
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::{
     connection,
@@ -66,6 +67,12 @@ impl Service {
             .route(SYNC_PATH, get(upgrade))
             .route("/health", get(|| async { "ok\n" }))
             .with_state(events.clone());
+        // Frames are small and wait for nobody, so none is held back to be sent with the next.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                debug!(%error, "a connection cannot be told to send at once");
+            }
+        });
         let listener = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
                 tracing::error!(%error, "the listener failed");
@@ -93,6 +100,8 @@ impl Service {
     /// again.
     pub async fn stop(self) {
         self.listener.abort();
+        // Only then is the address free again.
+        let _ = self.listener.await;
         let _ = self.events.send(Event::Shutdown).await;
         self.events.closed().await;
     }

@@ -6,11 +6,13 @@
 //! under tokio and in the simulator. It keeps nothing that a restart could lose: whatever matters is
 //! in the store or in the replicas' outboxes.
 
+mod admission;
 mod feeds;
 mod log;
 mod session;
 mod shapes;
 mod snapshots;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,16 +21,16 @@ use std::{
 
 use anabranch_crdt::{Millis, ReplicaId};
 use anabranch_protocol::{
-    ClientFrame, Epoch, LocalTransaction, Position, RefusalCode, Seq, ServerFrame, ShapeRequest,
+    ClientFrame, Epoch, LocalTransaction, Position, RefusalCode, Seq, ServerFrame, SubscriptionId,
     codec::hash_transaction,
     session::{Refusal, Request},
 };
-use anabranch_shape::{Shape, schema::Schema};
+use anabranch_shape::schema::Schema;
 use anabranch_store::{MergeOutcome, SnapshotQuery, StoreTransaction, Upload};
 
-use crate::limits::{SESSIONS_MAX, SHAPE_IDLE_MAX_MS};
+use crate::limits::{ANSWERS_MAX, SESSIONS_MAX, SHAPE_IDLE_MAX_MS, SNAPSHOT_STALL_MAX_MS};
 use log::Log;
-use session::Session;
+use session::{Feed, Session};
 use shapes::Shapes;
 use snapshots::Tickets;
 
@@ -115,8 +117,12 @@ pub struct Hub {
     sessions: BTreeMap<SessionId, Session>,
     tickets: Tickets,
     actions: VecDeque<Action>,
+    /// The newest session of each replica.
+    by_replica: BTreeMap<ReplicaId, SessionId>,
     /// Sessions that may have a frame to give.
     ready: BTreeSet<SessionId>,
+    /// Sessions that may have one once the log has been told so far.
+    alarms: BTreeSet<(Position, SessionId)>,
     now: Millis,
 }
 
@@ -134,7 +140,9 @@ impl Hub {
             sessions: BTreeMap::new(),
             tickets: Tickets::default(),
             actions: VecDeque::new(),
+            by_replica: BTreeMap::new(),
             ready: BTreeSet::new(),
+            alarms: BTreeSet::new(),
             now: Millis(0),
         }
     }
@@ -176,12 +184,9 @@ impl Hub {
 
     /// A connection is gone.
     pub fn disconnect(&mut self, id: SessionId) {
+        self.release_all(id);
+        self.sessions.remove(&id);
         self.ready.remove(&id);
-        if let Some(session) = self.sessions.remove(&id) {
-            for feed in session.feeds.into_values() {
-                self.release(feed);
-            }
-        }
     }
 
     /// A frame arrived.
@@ -195,6 +200,11 @@ impl Hub {
             return;
         };
         self.ready.insert(id);
+        if session.answers.len() > ANSWERS_MAX {
+            session.answers.clear();
+            let message = "the replica asks on without taking the answers";
+            return self.refuse(id, Refusal::new(RefusalCode::TooMuch, message));
+        }
         match session.protocol.receive(frame) {
             Ok(Request::Greet {
                 replica,
@@ -206,17 +216,20 @@ impl Hub {
                 self.greet(id, replica, &token, first_pending);
             }
             Ok(Request::Subscribe(subscriptions)) => self.subscribe(id, subscriptions),
-            Ok(Request::Unsubscribe(subscription)) => {
-                session
-                    .answers
-                    .push_back(ServerFrame::Unsubscribed(subscription));
-                if let Some(feed) = session.feeds.remove(&subscription) {
-                    self.release(feed);
-                }
-            }
+            Ok(Request::Unsubscribe(subscription)) => self.unsubscribe(id, subscription),
             Ok(Request::Merge(transactions)) => self.merge(id, transactions),
             Ok(Request::Resume) => {}
             Err(refusal) => self.refuse(id, refusal),
+        }
+    }
+
+    fn unsubscribe(&mut self, id: SessionId, subscription: SubscriptionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let answer = ServerFrame::Unsubscribed(subscription);
+            session.answers.push_back(answer);
+            if let Some(feed) = session.feeds.remove(&subscription) {
+                self.release(id, subscription, &feed);
+            }
         }
     }
 
@@ -226,18 +239,12 @@ impl Hub {
     }
 
     fn greet(&mut self, id: SessionId, replica: ReplicaId, token: &str, first_pending: Seq) {
-        if let Some(expected) = &self.config.token
-            && !equal_in_constant_time(expected.as_bytes(), token.as_bytes())
-        {
-            let message = "the token is not the one this service asks for; check `token`";
-            return self.refuse(id, Refusal::new(RefusalCode::Unauthenticated, message));
+        if let Err(refusal) = admission::check_token(&self.config, token) {
+            return self.refuse(id, refusal);
         }
-        let earlier = self.sessions.iter().find(|(other, session)| {
-            **other != id && session.protocol.replica() == Some(replica) && !session.closing
-        });
-        if let Some((earlier, _)) = earlier {
+        if let Some(earlier) = self.by_replica.insert(replica, id) {
             let message = "the replica has connected anew; this connection is the older one";
-            self.refuse(*earlier, Refusal::new(RefusalCode::Unavailable, message));
+            self.refuse(earlier, Refusal::new(RefusalCode::Unavailable, message));
         }
         self.actions.push_back(Action::Greet {
             session: id,
@@ -249,103 +256,147 @@ impl Hub {
     /// The store knows the replica's transactions up to `merged_through`.
     pub fn greeted(&mut self, id: SessionId, merged_through: Seq, now: Millis) {
         self.now = now;
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let position = self.position;
+        let Some(session) = self.sessions.get_mut(&id).filter(|held| !held.closing) else {
             return;
         };
-        let schema =
-            (session.schema_version != self.schema.version).then(|| (*self.schema).clone());
+        let known = session.schema_version == self.schema.version;
+        let schema = (!known).then(|| (*self.schema).clone());
         let drift_max_ms = self.config.drift_max_ms;
         let welcome = session
             .protocol
             .welcome(merged_through, now, drift_max_ms, schema);
         session.answers.push_back(welcome);
-        session.position = self.position;
+        session.position = position;
+        session.told = position;
+        // Earlier than that, the replica asks again itself: it resends what it has no outcome for.
+        session.owed.clear();
         self.ready.insert(id);
     }
 
     fn merge(&mut self, id: SessionId, transactions: Vec<LocalTransaction>) {
-        let Some(replica) = self
-            .sessions
-            .get(&id)
-            .and_then(|session| session.protocol.replica())
-        else {
-            return;
-        };
-        let latest = self.now.0.saturating_add(self.config.drift_max_ms);
-        let mut uploads = Vec::with_capacity(transactions.len());
-        for transaction in transactions {
-            if transaction.stamp.hlc.millis().0 > latest || !stamps_are_its_own(&transaction) {
-                return self.refuse(id, stamp_refusal(&transaction, latest));
-            }
-            match hash_transaction(&transaction) {
-                Ok(hash) => uploads.push(Upload {
-                    replica,
-                    transaction,
-                    hash,
-                }),
-                Err(error) => {
-                    return self.refuse(id, Refusal::new(RefusalCode::TooMuch, error.to_string()));
-                }
-            }
+        match self.admit(id, transactions) {
+            Ok(uploads) => self.actions.push_back(Action::Merge {
+                session: id,
+                uploads,
+            }),
+            Err(refusal) => self.refuse(id, refusal),
         }
-        self.actions.push_back(Action::Merge {
-            session: id,
-            uploads,
+    }
+
+    fn admit(
+        &self,
+        id: SessionId,
+        transactions: Vec<LocalTransaction>,
+    ) -> Result<Vec<Upload>, Refusal> {
+        let latest_ms = self.now.0.saturating_add(self.config.drift_max_ms);
+        let session = self.sessions.get(&id);
+        let replica = session.and_then(|session| session.protocol.replica());
+        let Some(replica) = replica else {
+            return Ok(Vec::new());
+        };
+        let admitted = transactions.into_iter().map(|transaction| {
+            admission::check_stamps(&transaction, latest_ms)?;
+            let hash = hash_transaction(&transaction)
+                .map_err(|error| Refusal::new(RefusalCode::TooMuch, error.to_string()))?;
+            Ok(Upload {
+                replica,
+                transaction,
+                hash,
+            })
         });
+        admitted.collect()
     }
 
     /// Merges have their outcomes, in the order of the uploads.
     pub fn merged(&mut self, id: SessionId, outcomes: Vec<(Seq, MergeOutcome)>) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let credit = session.protocol.settled(outcomes.len());
         for (seq, outcome) in outcomes {
+            let Some(session) = self.sessions.get_mut(&id).filter(|held| !held.closing) else {
+                return;
+            };
             match outcome {
                 // The log tells of it, and the replica learns of it there, in its place.
                 MergeOutcome::Merged => {}
-                MergeOutcome::Duplicate(position) => session.held.push_back((position, seq)),
+                MergeOutcome::Duplicate(position) => {
+                    session.owed.insert((position, seq));
+                    self.wake_at(position, id);
+                }
                 MergeOutcome::Rejected(rejection) => {
+                    session.answered += 1;
                     session.answers.push_back(ServerFrame::Rejected {
                         seq,
                         code: rejection.code,
                         reason: rejection.reason,
                         rows: rejection.rows,
                     });
+                    self.ready.insert(id);
                 }
             }
         }
-        session.answers.push_back(credit);
-        self.ready.insert(id);
     }
 
     /// The store has committed a transaction.
     pub fn store_transaction(&mut self, transaction: StoreTransaction) {
-        self.position = self.position.max(transaction.position);
-        self.shapes.apply(&self.schema, &transaction);
-        self.log.push(Arc::new(transaction));
-        self.shapes.trim(self.log.start());
-        self.ready.extend(self.sessions.keys());
+        let position = transaction.position;
+        for shape in self.shapes.apply(&self.schema, &transaction) {
+            let concerned = self.shapes.get(shape).into_iter();
+            let sessions = concerned.flat_map(|shape| &shape.subscribers);
+            self.ready.extend(sessions.map(|(session, _)| *session));
+        }
+        for (replica, seq) in &transaction.origins {
+            let own = self.by_replica.get(replica);
+            if let Some((id, session)) = own.and_then(|id| Some((id, self.sessions.get_mut(id)?))) {
+                session.owed.insert((position, *seq));
+                self.ready.insert(*id);
+            }
+        }
+        self.log.push(transaction);
+        self.idle(position);
     }
 
-    /// The store's log has been told up to `position`, with nothing in it that concerns anybody.
+    /// The store's log has been told up to `position`, with nothing more in it that concerns anybody.
     pub fn idle(&mut self, position: Position) {
-        if position > self.position {
-            self.position = position;
-            self.ready.extend(self.sessions.keys());
+        self.position = self.position.max(position);
+        while let Some((due, id)) = self.alarms.first().copied() {
+            if due > self.position {
+                break;
+            }
+            self.alarms.pop_first();
+            self.ready.insert(id);
         }
     }
 
-    /// Time has passed: lets go of shapes that nobody has asked for in a while.
+    /// A session may have a frame to give once the log has been told up to `position`.
+    fn wake_at(&mut self, position: Position, id: SessionId) {
+        if position > self.position {
+            self.alarms.insert((position, id));
+        } else {
+            self.ready.insert(id);
+        }
+    }
+
+    /// Time has passed: lets go of shapes that nobody has asked for in a while, and of replicas that
+    /// keep a snapshot waiting; lets the others know where they stand.
     pub fn tick(&mut self, now: Millis) {
         self.now = now;
+        self.shapes.trim(self.log.start());
         let limit = Millis(now.0.saturating_sub(SHAPE_IDLE_MAX_MS));
-        for id in self.shapes.idle_since(limit) {
-            if let Some(ticket) = self.shapes.get(id).and_then(|served| served.loading) {
-                self.tickets.forget(ticket);
-                self.actions.push_back(Action::CancelSnapshot(ticket));
+        let idle: Vec<_> = self.shapes.idle().filter(|(at, _)| *at < limit).collect();
+        for (_, shape) in idle {
+            self.drop_shape(shape);
+        }
+        let limit = Millis(now.0.saturating_sub(SNAPSHOT_STALL_MAX_MS));
+        let mut stalled = Vec::new();
+        for (id, session) in &self.sessions {
+            if session.keeps_snapshot_waiting() && session.took_at < limit {
+                stalled.push(*id);
+            } else if session.position < self.position {
+                self.ready.insert(*id);
             }
-            self.shapes.drop_shape(id);
+        }
+        for id in stalled {
+            let message = "the replica takes no rows of its snapshot; connect again";
+            self.refuse(id, Refusal::new(RefusalCode::Unavailable, message));
         }
     }
 
@@ -359,85 +410,29 @@ impl Hub {
     }
 
     fn refuse(&mut self, id: SessionId, refusal: Refusal) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(session) = self.sessions.get_mut(&id).filter(|held| !held.closing) else {
             return;
         };
         session.answers.push_back(refusal.into_frame());
         session.closing = true;
-        let feeds = std::mem::take(&mut session.feeds);
-        for feed in feeds.into_values() {
-            self.release(feed);
-        }
+        self.release_all(id);
         self.ready.insert(id);
         self.actions.push_back(Action::Close(id));
     }
 
-    fn define(&self, request: &ShapeRequest) -> Result<Shape, Refusal> {
-        let invalid = |message: String| Refusal::new(RefusalCode::InvalidShape, message);
-        let (table, filter, columns, parameters) = match request {
-            ShapeRequest::Named { name, parameters } => {
-                let shape = self.config.shapes.get(name).ok_or_else(|| {
-                    let known: Vec<&str> = self.config.shapes.keys().map(String::as_str).collect();
-                    invalid(format!(
-                        "no shape is called `{name}`; there are: {}",
-                        known.join(", ")
-                    ))
-                })?;
-                (&shape.table, &shape.filter, &shape.columns, parameters)
-            }
-            ShapeRequest::Spelled { .. } if !self.config.allow_spelled_shapes => {
-                let message = "this service serves only the shapes it has names for";
-                return Err(invalid(message.to_owned()));
-            }
-            ShapeRequest::Spelled {
-                table,
-                filter,
-                columns,
-                parameters,
-            } => (table, filter, columns, parameters),
+    /// Lets go of all that is done for a session.
+    fn release_all(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
         };
-        Shape::define(&self.schema, table, filter.as_deref(), columns, parameters)
-            .map_err(|error| invalid(error.to_string()))
+        let feeds: BTreeMap<SubscriptionId, Feed> = std::mem::take(&mut session.feeds);
+        if let Some(replica) = session.protocol.replica()
+            && self.by_replica.get(&replica) == Some(&id)
+        {
+            self.by_replica.remove(&replica);
+        }
+        for (subscription, feed) in feeds {
+            self.release(id, subscription, &feed);
+        }
     }
-}
-
-/// Whether every register a transaction writes and every row it adds carries its own stamp, as is
-/// true of local writes. Removals carry the stamps they have observed.
-fn stamps_are_its_own(transaction: &LocalTransaction) -> bool {
-    use anabranch_crdt::Life;
-    transaction.deltas.iter().all(|delta| {
-        let entries = delta.state.existence().entries();
-        delta
-            .state
-            .cells()
-            .all(|(_, stamp, _)| stamp == transaction.stamp)
-            && entries.iter().all(|entry| match entry.life {
-                Life::Live => entry.stamp == transaction.stamp,
-                Life::Removed => entry.stamp.hlc <= transaction.stamp.hlc,
-            })
-    })
-}
-
-fn stamp_refusal(transaction: &LocalTransaction, latest_ms: u64) -> Refusal {
-    let at_ms = transaction.stamp.hlc.millis().0;
-    if at_ms > latest_ms {
-        let message = format!(
-            "transaction {} is stamped {} ms beyond what this service admits; the replica's clock \
-             is ahead",
-            transaction.seq.0,
-            at_ms - latest_ms
-        );
-        return Refusal::new(RefusalCode::ClockAhead, message);
-    }
-    let message = format!(
-        "transaction {} carries stamps not its own",
-        transaction.seq.0
-    );
-    Refusal::new(RefusalCode::Protocol, message)
-}
-
-/// Compares secrets without telling by the time taken where they differ.
-fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
-    let difference = left.iter().zip(right).fold(0, |all, (a, b)| all | (a ^ b));
-    left.len() == right.len() && difference == 0
 }

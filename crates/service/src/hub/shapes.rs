@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use anabranch_crdt::{Delta, Millis, RowKey, TableId};
-use anabranch_protocol::Position;
+use anabranch_protocol::{Position, SubscriptionId};
 use anabranch_shape::{Shape, schema::Schema};
 use anabranch_store::{StoreTransaction, Visibility};
 
-use super::{ShapeId, Ticket, log::Log};
+use super::{SessionId, ShapeId, Ticket, log::Log};
 
 /// What a transaction did to a shape: which of its deltas concern it, and whether that row is in it
 /// now.
@@ -17,18 +17,33 @@ pub(super) struct Effect {
     pub(super) rows: Vec<(usize, bool)>,
 }
 
+/// How much is known of which rows are in a shape.
+#[derive(Debug)]
+pub(super) enum Members {
+    /// Nothing, and nothing is being done about it.
+    Unknown,
+    /// They are to be read, as asked for at a position.
+    Asked { ticket: Ticket, at: Position },
+    /// They are being read, from a snapshot that joins the log at `from`.
+    Loading {
+        ticket: Ticket,
+        from: Position,
+        visibility: Visibility,
+    },
+    /// They are known, and each transaction brings them up to date that the snapshot did not see.
+    Known { visibility: Visibility },
+}
+
 /// A shape that is, or is about to be, kept current.
 #[derive(Debug)]
 pub(super) struct ServedShape {
     pub(super) shape: Shape,
-    /// The snapshot that tells which rows are in it to begin with; none once that is known.
-    pub(super) loading: Option<Ticket>,
-    pub(super) subscribers: usize,
+    pub(super) members: Members,
+    pub(super) subscribers: BTreeSet<(SessionId, SubscriptionId)>,
+    /// When the last subscriber left.
     pub(super) idle_since: Millis,
-    members: BTreeSet<RowKey>,
+    rows: BTreeSet<RowKey>,
     effects: VecDeque<Effect>,
-    /// Effects after it are complete.
-    since: Position,
 }
 
 /// All shapes being served.
@@ -53,45 +68,44 @@ impl Shapes {
         self.served.len()
     }
 
-    /// The shape of this definition, new or not; identical definitions share one.
-    pub(super) fn intern(&mut self, shape: Shape) -> ShapeId {
-        if let Some(id) = self.by_definition.get(&shape) {
-            return *id;
-        }
+    /// The shape of this definition, if it is served.
+    pub(super) fn find(&self, shape: &Shape) -> Option<ShapeId> {
+        self.by_definition.get(shape).copied()
+    }
+
+    /// Serves a shape that is not served yet.
+    pub(super) fn add(&mut self, shape: Shape, now: Millis) -> ShapeId {
         let id = ShapeId(self.next);
         self.next += 1;
         self.by_definition.insert(shape.clone(), id);
         self.by_table.entry(shape.table).or_default().insert(id);
         let served = ServedShape {
             shape,
-            loading: None,
-            subscribers: 0,
-            idle_since: Millis(0),
-            members: BTreeSet::new(),
+            members: Members::Unknown,
+            subscribers: BTreeSet::new(),
+            idle_since: now,
+            rows: BTreeSet::new(),
             effects: VecDeque::new(),
-            since: Position(u64::MAX),
         };
         self.served.insert(id, served);
         id
     }
 
     /// Stops keeping a shape current.
-    pub(super) fn drop_shape(&mut self, id: ShapeId) {
-        if let Some(served) = self.served.remove(&id) {
-            self.by_definition.remove(&served.shape);
-            if let Some(shapes) = self.by_table.get_mut(&served.shape.table) {
-                shapes.remove(&id);
-            }
+    pub(super) fn remove(&mut self, id: ShapeId) -> Option<ServedShape> {
+        let served = self.served.remove(&id)?;
+        self.by_definition.remove(&served.shape);
+        if let Some(shapes) = self.by_table.get_mut(&served.shape.table) {
+            shapes.remove(&id);
         }
+        Some(served)
     }
 
-    /// The shapes that have had no subscriber since before `limit`.
-    pub(super) fn idle_since(&self, limit: Millis) -> Vec<ShapeId> {
-        let idle = self
-            .served
-            .iter()
-            .filter(|(_, served)| served.subscribers == 0 && served.idle_since < limit);
-        idle.map(|(id, _)| *id).collect()
+    /// The shapes without a subscriber, and since when.
+    pub(super) fn idle(&self) -> impl Iterator<Item = (Millis, ShapeId)> {
+        let idle = self.served.iter();
+        idle.filter(|(_, served)| served.subscribers.is_empty())
+            .map(|(id, served)| (served.idle_since, *id))
     }
 
     /// Brings every current shape up to date with a transaction; returns those it concerns.
@@ -106,8 +120,9 @@ impl Shapes {
                 let Some(served) = self.served.get_mut(id) else {
                     continue;
                 };
-                if !served.is_current() {
-                    continue;
+                match &served.members {
+                    Members::Known { visibility } if !visibility.saw(transaction) => {}
+                    _ => continue,
                 }
                 if let Some(inside) = served.step(schema, delta) {
                     rows.entry(*id).or_default().push((index, inside));
@@ -117,10 +132,8 @@ impl Shapes {
         let concerned = rows.keys().copied().collect();
         for (id, rows) in rows {
             if let Some(served) = self.served.get_mut(&id) {
-                served.effects.push_back(Effect {
-                    position: transaction.position,
-                    rows,
-                });
+                let position = transaction.position;
+                served.effects.push_back(Effect { position, rows });
             }
         }
         concerned
@@ -129,75 +142,83 @@ impl Shapes {
     /// Forgets effects of transactions that the log no longer has.
     pub(super) fn trim(&mut self, log_start: Position) {
         for served in self.served.values_mut() {
-            while served
-                .effects
-                .front()
-                .is_some_and(|effect| effect.position <= log_start)
-            {
-                served.effects.pop_front();
-            }
+            let gone = |effect: &Effect| effect.position <= log_start;
+            let count = served.effects.partition_point(gone);
+            served.effects.drain(..count);
         }
     }
 }
 
 impl ServedShape {
     /// Whether it is known which rows are in it.
-    pub(super) fn is_current(&self) -> bool {
-        self.loading.is_none() && self.since != Position(u64::MAX)
+    pub(super) const fn is_current(&self) -> bool {
+        matches!(self.members, Members::Known { .. })
     }
 
-    /// Whether a replica that stands at `position` can go on from there.
+    /// Whether a replica that holds it as of `position` can go on from there.
     pub(super) fn resumes_from(&self, position: Position) -> bool {
-        self.is_current() && self.since <= position
+        // What the members' snapshot saw is told to nobody, and all of it lies before the fence.
+        matches!(&self.members, Members::Known { visibility } if visibility.fence <= position)
     }
 
-    /// Starts over: which rows are in it is to be read with `ticket`.
-    pub(super) fn load_with(&mut self, ticket: Ticket) {
-        self.loading = Some(ticket);
-        self.members.clear();
+    /// The snapshot being read to learn its members.
+    pub(super) const fn ticket(&self) -> Option<Ticket> {
+        match self.members {
+            Members::Asked { ticket, .. } | Members::Loading { ticket, .. } => Some(ticket),
+            Members::Unknown | Members::Known { .. } => None,
+        }
+    }
+
+    /// Forgets which rows are in it.
+    pub(super) fn forget(&mut self) {
+        self.members = Members::Unknown;
+        self.rows.clear();
         self.effects.clear();
-        self.since = Position(u64::MAX);
     }
 
-    /// Notes rows of the snapshot it is loaded from.
-    pub(super) fn load(&mut self, rows: &[Delta]) {
-        self.members
-            .extend(rows.iter().map(|delta| delta.key.clone()));
+    /// Notes rows of the snapshot that its members are read from.
+    pub(super) fn load(&mut self, rows: Vec<Delta>) {
+        self.rows.extend(rows.into_iter().map(|delta| delta.key));
     }
 
-    /// The snapshot, which joins the log at `from`, is complete: catches up with the log.
-    pub(super) fn loaded(
-        &mut self,
-        schema: &Schema,
-        log: &Log,
-        from: Position,
-        visibility: &Visibility,
-    ) {
-        self.loading = None;
-        self.since = from;
+    /// The snapshot is complete: catches up with the log. False if that has a hole by now.
+    pub(super) fn loaded(&mut self, schema: &Schema, log: &Log) -> bool {
+        let Members::Loading {
+            from, visibility, ..
+        } = &self.members
+        else {
+            return false;
+        };
+        let (from, visibility) = (*from, visibility.clone());
+        if from < log.start() {
+            return false;
+        }
         for entry in log.between(from, Position(u64::MAX)) {
-            let seen = visibility.saw(entry);
+            if visibility.saw(entry) {
+                continue;
+            }
             let mut rows = Vec::new();
             for (index, delta) in entry.deltas.iter().enumerate() {
-                if delta.table != self.shape.table {
-                    continue;
+                if delta.table == self.shape.table {
+                    let inside = self.step(schema, delta);
+                    rows.extend(inside.map(|inside| (index, inside)));
                 }
-                // What the snapshot saw is in the members already. For replicas whose own snapshot
-                // did not see it, the outcome is told all the same; telling it twice does no harm.
-                let inside = if seen {
-                    Some(self.contains(schema, delta))
-                } else {
-                    self.step(schema, delta)
-                };
-                rows.extend(inside.map(|inside| (index, inside)));
             }
             if !rows.is_empty() {
-                self.effects.push_back(Effect {
-                    position: entry.position,
-                    rows,
-                });
+                let position = entry.position;
+                self.effects.push_back(Effect { position, rows });
             }
         }
+        self.members = Members::Known { visibility };
+        true
+    }
+
+    /// The first transaction after `position` that did something to it.
+    pub(super) fn next_after(&self, position: Position) -> Option<&Effect> {
+        let index = self
+            .effects
+            .partition_point(|effect| effect.position <= position);
+        self.effects.get(index)
     }
 
     /// What the transaction at `position` did to it.
@@ -209,18 +230,14 @@ impl ServedShape {
         self.effects.get(index)
     }
 
-    fn contains(&self, schema: &Schema, delta: &Delta) -> bool {
-        let table = schema.table(delta.table);
-        table.is_some_and(|table| self.shape.contains(&delta.key, &delta.state, table))
-    }
-
     /// Whether the row is in the shape now; `None` if it neither is nor was.
     fn step(&mut self, schema: &Schema, delta: &Delta) -> Option<bool> {
-        if self.contains(schema, delta) {
-            self.members.insert(delta.key.clone());
+        let table = schema.table(delta.table)?;
+        if self.shape.contains(&delta.key, &delta.state, table) {
+            self.rows.insert(delta.key.clone());
             Some(true)
         } else {
-            self.members.remove(&delta.key).then_some(false)
+            self.rows.remove(&delta.key).then_some(false)
         }
     }
 }

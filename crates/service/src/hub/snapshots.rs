@@ -1,26 +1,27 @@
-//! Snapshots being read from the store: for a replica, for a shape that is to become current, or for
-//! both at once.
+//! Snapshots being read from the store. A shape's members are read first, as fast as the store gives
+//! them, so that no replica holds up another; then each replica's rows, as fast as it takes them.
+//! Whatever the members' snapshot saw, the later ones see too.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use anabranch_crdt::Delta;
-use anabranch_protocol::{Position, ServerFrame, SubscriptionId};
+use anabranch_crdt::{ColumnId, Delta};
+use anabranch_protocol::{ServerFrame, SubscriptionId};
 use anabranch_store::{SnapshotQuery, Visibility};
 
 use super::{
     Action, Hub, SessionId, ShapeId, Ticket,
     session::{Feed, SnapshotFeed, Stage},
+    shapes::Members,
 };
 use crate::limits::SNAPSHOT_CHUNKS_MAX;
 
 /// What a snapshot is read for.
-#[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) shape: ShapeId,
-    pub(super) session: SessionId,
-    pub(super) subscription: SubscriptionId,
-    from: Position,
-    visibility: Option<Visibility>,
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// To learn which rows are in a shape.
+    Members(ShapeId),
+    /// For a replica.
+    Rows(SessionId),
 }
 
 /// The snapshots being read.
@@ -30,92 +31,64 @@ pub(super) struct Tickets {
     next: u64,
 }
 
-impl Tickets {
-    fn issue(&mut self, reading: Reading) -> Ticket {
-        let ticket = Ticket(self.next);
-        self.next += 1;
-        self.readings.insert(ticket, reading);
-        ticket
-    }
-
-    pub(super) fn forget(&mut self, ticket: Ticket) {
-        self.readings.remove(&ticket);
-    }
-}
-
 impl Hub {
-    /// Starts a snapshot for a subscription; it also loads the shape if nothing else does.
-    pub(super) fn start_snapshot(
-        &mut self,
-        session: SessionId,
-        subscription: SubscriptionId,
-        shape: ShapeId,
-    ) -> Option<Feed> {
-        let reading = Reading {
-            shape,
-            session,
-            subscription,
-            from: self.position,
-            visibility: None,
-        };
-        let ticket = self.tickets.issue(reading);
-        let served = self.shapes.get_mut(shape)?;
-        if !served.is_current() && served.loading.is_none() {
-            served.load_with(ticket);
-        }
-        let query = SnapshotQuery {
-            table: served.shape.table,
-            filter: served.shape.filter.clone(),
-            columns: served.shape.columns.clone(),
-        };
-        self.actions.push_back(Action::Snapshot { ticket, query });
-        let snapshot = SnapshotFeed {
-            ticket,
-            from: self.position,
-            visibility: None,
-            rows_estimate: 0,
-            chunks: VecDeque::new(),
-            complete: false,
-        };
-        Some(Feed {
-            shape,
-            stage: Stage::Snapshot(snapshot),
-        })
-    }
-
     /// A snapshot has been taken; its rows can be read.
     pub fn snapshot_started(&mut self, ticket: Ticket, visibility: Visibility, estimate: u64) {
-        let Some(reading) = self.tickets.readings.get_mut(&ticket) else {
-            return;
-        };
-        let from = self.log.joins_snapshot_at(reading.from, &visibility);
-        reading.from = from;
-        reading.visibility = Some(visibility.clone());
-        let session = self.sessions.get_mut(&reading.session);
-        if let Some(feed) = session.and_then(|session| session.snapshot_mut(ticket)) {
-            feed.from = from;
-            feed.visibility = Some(visibility);
-            feed.rows_estimate = estimate;
+        let told = self.position;
+        match self.tickets.readings.get(&ticket) {
+            Some(Reading::Members(shape)) => {
+                let shape = *shape;
+                let Some(served) = self.shapes.get_mut(shape) else {
+                    return;
+                };
+                if let Members::Asked { at, .. } = served.members {
+                    let from = self.log.joins_snapshot_at(at, told, &visibility);
+                    served.members = Members::Loading {
+                        ticket,
+                        from,
+                        visibility,
+                    };
+                }
+                for (session, subscription) in served.subscribers.clone() {
+                    self.start_if_waiting(session, subscription);
+                }
+            }
+            Some(Reading::Rows(session)) => {
+                let session = self.sessions.get_mut(session);
+                if let Some(feed) = session.and_then(|session| session.snapshot_mut(ticket)) {
+                    feed.from = self.log.joins_snapshot_at(feed.from, told, &visibility);
+                    feed.visibility = Some(visibility);
+                    feed.rows_estimate = estimate;
+                }
+            }
+            None => return,
         }
         self.actions.push_back(Action::ReadMore(ticket));
     }
 
     /// Rows of a snapshot have been read.
     pub fn snapshot_rows(&mut self, ticket: Ticket, rows: Vec<Delta>) {
-        let Some(reading) = self.tickets.readings.get(&ticket) else {
-            return;
-        };
-        if let Some(served) = self.shapes.get_mut(reading.shape)
-            && served.loading == Some(ticket)
-        {
-            served.load(&rows);
-        }
-        let session = self.sessions.get_mut(&reading.session);
         let mut room = true;
-        if let Some(feed) = session.and_then(|session| session.snapshot_mut(ticket)) {
-            feed.chunks.push_back(rows);
-            room = feed.chunks.len() < SNAPSHOT_CHUNKS_MAX;
-            self.ready.insert(reading.session);
+        match self.tickets.readings.get(&ticket) {
+            Some(Reading::Members(shape)) => {
+                if let Some(served) = self.shapes.get_mut(*shape) {
+                    served.load(rows);
+                }
+            }
+            Some(Reading::Rows(id)) => {
+                let Some(session) = self.sessions.get_mut(id) else {
+                    return;
+                };
+                if !session.keeps_snapshot_waiting() {
+                    session.took_at = self.now;
+                }
+                if let Some(feed) = session.snapshot_mut(ticket) {
+                    feed.chunks.push_back(rows);
+                    room = feed.chunks.len() < SNAPSHOT_CHUNKS_MAX;
+                }
+                self.ready.insert(*id);
+            }
+            None => return,
         }
         if room {
             self.actions.push_back(Action::ReadMore(ticket));
@@ -124,104 +97,174 @@ impl Hub {
 
     /// A snapshot has been read to its end.
     pub fn snapshot_ended(&mut self, ticket: Ticket) {
-        let Some(reading) = self.tickets.readings.remove(&ticket) else {
-            return;
-        };
-        let Some(visibility) = reading.visibility else {
-            return;
-        };
-        if let Some(served) = self.shapes.get_mut(reading.shape)
-            && served.loading == Some(ticket)
-        {
-            served.loaded(&self.schema, &self.log, reading.from, &visibility);
-            // Others may have waited for the shape to become current.
-            self.ready.extend(self.sessions.keys());
-        }
-        let session = self.sessions.get_mut(&reading.session);
-        if let Some(feed) = session.and_then(|session| session.snapshot_mut(ticket)) {
-            feed.complete = true;
-            self.ready.insert(reading.session);
+        match self.tickets.readings.remove(&ticket) {
+            Some(Reading::Members(shape)) => {
+                let Some(served) = self.shapes.get_mut(shape) else {
+                    return;
+                };
+                if served.loaded(&self.schema, &self.log) {
+                    let waiting = served.subscribers.iter();
+                    self.ready.extend(waiting.map(|(session, _)| *session));
+                } else {
+                    self.reload(shape);
+                }
+            }
+            Some(Reading::Rows(id)) => {
+                let session = self.sessions.get_mut(&id);
+                if let Some(feed) = session.and_then(|session| session.snapshot_mut(ticket)) {
+                    feed.complete = true;
+                    let fence = feed.visibility.as_ref().map(|visibility| visibility.fence);
+                    self.wake_at(fence.unwrap_or_default(), id);
+                }
+            }
+            None => {}
         }
     }
 
     /// A snapshot broke off, through no fault of the replica's: it is read again from the start.
     pub fn snapshot_failed(&mut self, ticket: Ticket) {
-        let Some(reading) = self.tickets.readings.remove(&ticket) else {
-            return;
-        };
-        if let Some(served) = self.shapes.get_mut(reading.shape)
-            && served.loading == Some(ticket)
-        {
-            served.loading = None;
-        }
-        let session = self.sessions.get_mut(&reading.session);
-        let wanted = session.is_some_and(|session| session.snapshot_mut(ticket).is_some());
-        if wanted {
-            self.restart_snapshot(reading.session, reading.subscription, reading.shape);
-        } else {
-            self.reload_if_wanted(reading.shape);
+        match self.tickets.readings.remove(&ticket) {
+            Some(Reading::Members(shape)) => self.reload(shape),
+            Some(Reading::Rows(id)) => {
+                let session = self.sessions.get(&id);
+                let failed = session.and_then(|session| {
+                    let mut feeds = session.feeds.iter();
+                    feeds.find(|(_, feed)| feed.reads_with(ticket))
+                });
+                if let Some((subscription, _)) = failed {
+                    self.restart_snapshot(id, *subscription);
+                }
+            }
+            None => {}
         }
     }
 
+    /// Begins a snapshot for a subscription, once the shape's members are being read.
+    pub(super) fn begin_snapshot(&mut self, id: SessionId, shape: ShapeId) -> Stage {
+        let Some(served) = self.shapes.get_mut(shape) else {
+            return Stage::Waiting;
+        };
+        match served.members {
+            Members::Unknown => {
+                let ticket = self.read(shape, Reading::Members(shape));
+                if let (Some(served), Some(ticket)) = (self.shapes.get_mut(shape), ticket) {
+                    let at = self.position;
+                    served.members = Members::Asked { ticket, at };
+                }
+                Stage::Waiting
+            }
+            Members::Asked { .. } => Stage::Waiting,
+            Members::Loading { .. } | Members::Known { .. } => {
+                let ticket = self.read(shape, Reading::Rows(id));
+                ticket.map_or(Stage::Waiting, |ticket| {
+                    Stage::Snapshot(SnapshotFeed {
+                        ticket,
+                        from: self.position,
+                        visibility: None,
+                        rows_estimate: 0,
+                        chunks: VecDeque::new(),
+                        complete: false,
+                    })
+                })
+            }
+        }
+    }
+
+    fn read(&mut self, shape: ShapeId, reading: Reading) -> Option<Ticket> {
+        let shape = &self.shapes.get(shape)?.shape;
+        let columns: &[ColumnId] = match reading {
+            Reading::Members(_) => &[],
+            Reading::Rows(_) => &shape.columns,
+        };
+        let query = SnapshotQuery {
+            table: shape.table,
+            filter: shape.filter.clone(),
+            columns: columns.to_vec(),
+        };
+        let ticket = Ticket(self.tickets.next);
+        self.tickets.next += 1;
+        self.tickets.readings.insert(ticket, reading);
+        self.actions.push_back(Action::Snapshot { ticket, query });
+        Some(ticket)
+    }
+
+    fn start_if_waiting(&mut self, id: SessionId, subscription: SubscriptionId) {
+        let feed = self.feed(id, subscription);
+        if let Some(shape) = feed
+            .filter(|feed| matches!(feed.stage, Stage::Waiting))
+            .map(|feed| feed.shape)
+        {
+            let stage = self.begin_snapshot(id, shape);
+            if let Some(feed) = self.feed(id, subscription) {
+                feed.stage = stage;
+            }
+        }
+    }
+
+    fn feed(&mut self, id: SessionId, subscription: SubscriptionId) -> Option<&mut Feed> {
+        self.sessions.get_mut(&id)?.feeds.get_mut(&subscription)
+    }
+
     /// Replaces whatever stage a subscription is in by a new snapshot.
-    pub(super) fn restart_snapshot(
-        &mut self,
-        id: SessionId,
-        subscription: SubscriptionId,
-        shape: ShapeId,
-    ) {
-        let feed = self.start_snapshot(id, subscription, shape);
-        if let (Some(session), Some(feed)) = (self.sessions.get_mut(&id), feed) {
-            session.feeds.insert(subscription, feed);
-            session
-                .answers
-                .push_back(ServerFrame::SnapshotReset(subscription));
+    pub(super) fn restart_snapshot(&mut self, id: SessionId, subscription: SubscriptionId) {
+        let Some(feed) = self.feed(id, subscription) else {
+            return;
+        };
+        let shape = feed.shape;
+        let old = std::mem::replace(&mut feed.stage, Stage::Waiting);
+        self.cancel(&old);
+        let stage = self.begin_snapshot(id, shape);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.feeds.insert(subscription, Feed { shape, stage });
+            session.announce = true;
+            let reset = ServerFrame::SnapshotReset(subscription);
+            session.answers.push_back(reset);
             self.ready.insert(id);
         }
     }
 
-    /// Lets go of a subscription. A shape that loses its loader is loaded for whoever still waits.
-    pub(super) fn release(&mut self, feed: Feed) {
-        let now = self.now;
-        let Some(served) = self.shapes.get_mut(feed.shape) else {
-            return;
-        };
-        served.subscribers = served.subscribers.saturating_sub(1);
-        served.idle_since = now;
-        if let Stage::Snapshot(SnapshotFeed { ticket, .. }) = feed.stage {
-            let was_loading = served.loading == Some(ticket);
-            if was_loading {
-                served.loading = None;
-            }
-            self.tickets.forget(ticket);
-            self.actions.push_back(Action::CancelSnapshot(ticket));
-            if was_loading {
-                self.reload_if_wanted(feed.shape);
-            }
+    /// Lets go of a subscription.
+    pub(super) fn release(&mut self, id: SessionId, subscription: SubscriptionId, feed: &Feed) {
+        self.cancel(&feed.stage);
+        if let Some(served) = self.shapes.get_mut(feed.shape) {
+            served.subscribers.remove(&(id, subscription));
+            served.idle_since = self.now;
         }
     }
 
-    /// Starts some waiting subscription of a shape over, so that it loads the shape.
-    fn reload_if_wanted(&mut self, shape: ShapeId) {
-        let waiting = self.sessions.iter().find_map(|(id, session)| {
-            let feed = session.feeds.iter().find(|(_, feed)| feed.shape == shape);
-            feed.map(|(subscription, _)| (*id, *subscription))
-        });
-        match waiting {
-            Some((id, subscription)) => {
-                let session = self.sessions.get_mut(&id);
-                let old = session.and_then(|session| session.feeds.remove(&subscription));
-                if let Some(Feed {
-                    stage: Stage::Snapshot(old),
-                    ..
-                }) = old
-                {
-                    self.tickets.forget(old.ticket);
-                    self.actions.push_back(Action::CancelSnapshot(old.ticket));
-                }
-                self.restart_snapshot(id, subscription, shape);
-            }
-            None => self.shapes.drop_shape(shape),
+    /// Stops serving a shape that nobody subscribes to.
+    pub(super) fn drop_shape(&mut self, shape: ShapeId) {
+        if let Some(ticket) = self.shapes.remove(shape).and_then(|shape| shape.ticket()) {
+            self.cancel_ticket(ticket);
+        }
+    }
+
+    /// Reads a shape's members again. Snapshots that began under the old ones are void: they need not
+    /// have seen what the new ones have.
+    fn reload(&mut self, shape: ShapeId) {
+        let Some(served) = self.shapes.get_mut(shape) else {
+            return;
+        };
+        served.forget();
+        let subscribers = served.subscribers.clone();
+        if subscribers.is_empty() {
+            self.drop_shape(shape);
+        }
+        for (session, subscription) in subscribers {
+            self.restart_snapshot(session, subscription);
+        }
+    }
+
+    fn cancel(&mut self, stage: &Stage) {
+        if let Stage::Snapshot(snapshot) = stage {
+            self.cancel_ticket(snapshot.ticket);
+        }
+    }
+
+    fn cancel_ticket(&mut self, ticket: Ticket) {
+        // One that has been read to its end is not read any more.
+        if self.tickets.readings.remove(&ticket).is_some() {
+            self.actions.push_back(Action::CancelSnapshot(ticket));
         }
     }
 }

@@ -1,0 +1,8 @@
+//! The commands, but for the demo.
+
+pub(crate) mod inspect;
+pub(crate) mod install;
+pub(crate) mod limits;
+pub(crate) mod replica;
+pub(crate) mod serve;
+mod sync;
