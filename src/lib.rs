@@ -43,7 +43,9 @@ pub use anabranch_protocol::{
     Cursor, LocalTransaction, RejectCode, Seq, ShapeRequest, Subscription, SubscriptionId,
 };
 pub use anabranch_replica::{
-    ChangeKind, Committed, Event, OpenError, OpenOptions, Origin, RejectedTransaction, Replica,
-    ReplicaError, RowChange, SubscriptionStatus, Synchronous, TransactionError,
+    ChangeKind, Committed, Diff, Event, Finding, LiveQuery, LiveQueryError, MergedOver, Observer,
+    OpenError, OpenOptions, Origin, RejectedTransaction, Replica, ReplicaError, ResultRow,
+    RowChange, SubscriptionStatus, Synchronous, TransactionError, TransactionState, Trouble,
+    examine,
 };
 pub use anabranch_shape::schema;

@@ -5,4 +5,5 @@ mod a_replica_is_synced_by_hand;
 mod bad_input_is_told;
 mod common;
 mod demo_converges;
+mod merging_is_measured;
 mod postgres_is_installed_and_served;

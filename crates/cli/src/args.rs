@@ -32,8 +32,35 @@ pub(crate) enum Command {
     Replica(ReplicaCommand),
     /// Look into a replica: tables, clocks, subscriptions, outbox, refused transactions
     Inspect(InspectArgs),
+    /// Examine a replica's file: whether it is whole, and rows, clocks and triggers agree
+    Doctor(DoctorArgs),
     /// Print every limit, with its reason
     Limits,
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How fast rows merge into a replica, beside what SQLite alone does with them
+    Merge(BenchMergeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchMergeArgs {
+    /// Rows of the table
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rows: u32,
+    /// Rounds that each figure is the median of
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// Measure only this case; may be given again
+    #[arg(long = "case", value_name = "NAME",
+          value_parser = clap::builder::PossibleValuesParser::new(anabranch_testkit::bench::CASES))]
+    pub(crate) cases: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +243,15 @@ pub(crate) struct SyncArgs {
     /// Give up after so many seconds without progress
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The replica's file
+    pub(crate) file: PathBuf,
+    /// Repair what can be repaired; without, nothing is changed
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,5 @@
-//! The command line of Anabranch: `anabranch demo`, `serve`, `install`, `replica`, `inspect`, `limits`.
+//! The command line of Anabranch: `anabranch demo`, `serve`, `install`, `replica`, `inspect`, `doctor`,
+//! `limits`, `bench`.
 //!
 //! Everything it does is done by the other crates; here are only arguments, output, exit codes and
 //! the demo's story. It is the one crate that prints.
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    args::{Cli, Command},
+    args::{BenchCommand, Cli, Command},
     failure::Failure,
 };
 
@@ -39,6 +40,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Uninstall(args) => on_tokio(commands::install::uninstall(args, json)).map(done),
         Command::Replica(command) => commands::replica::run(command, json).map(done),
         Command::Inspect(args) => commands::inspect::run(&args, json).map(done),
+        Command::Bench(BenchCommand::Merge(args)) => commands::bench::merge(args, json).map(done),
+        Command::Doctor(args) => commands::doctor::run(&args, json),
         Command::Limits => {
             commands::limits::run(json);
             Ok(ExitCode::SUCCESS)

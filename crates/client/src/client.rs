@@ -1,20 +1,23 @@
 //! A replica in step with a service, as an application holds it.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anabranch_crdt::Millis;
 use anabranch_protocol::{ClientFrame, ServerFrame, session::ClientPhase};
-use anabranch_replica::{Replica, ReplicaError, SubscriptionStatus};
+use anabranch_replica::{
+    Diff, Event, LiveQuery, LiveQueryError, Replica, ReplicaError, SubscriptionStatus,
+};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 use tracing::{debug, warn};
 
-use crate::{DriveError, Driver, connection::Connection};
+use crate::{DriveError, Driver, connection::Connection, live};
 
 /// How often the file is looked at for writes of other programs.
 const FOREIGN_WRITES_INTERVAL: Duration = Duration::from_millis(100);
@@ -58,8 +61,12 @@ pub struct Status {
     pub pending: u64,
     /// Local transactions that the service refused and the application has not dealt with.
     pub rejected: u64,
+    /// Whether the application holds local transactions back ([`Client::pause`]).
+    pub paused: bool,
     /// Whether the service has told all it knew, of every subscription.
     pub caught_up: bool,
+    /// When the service last told anything, by its clock.
+    pub last_synced: Option<Millis>,
     /// The subscriptions, with their progress.
     pub subscriptions: Vec<SubscriptionStatus>,
 }
@@ -156,6 +163,29 @@ impl Client {
         self.shared.woken.notify_one();
     }
 
+    /// Holds local transactions back until [`Client::resume`]; what others write comes meanwhile.
+    pub fn pause(&self) {
+        lock(&self.shared.driver).pause();
+        self.shared.woken.notify_one();
+    }
+
+    /// Goes on sending.
+    pub fn resume(&self) {
+        lock(&self.shared.driver).resume();
+        self.shared.woken.notify_one();
+    }
+
+    /// Keeps the result of a query current, on a connection and a thread of its own: tells the rows
+    /// there are as inserted, then each change as it comes, those that nobody has taken yet as one.
+    /// Ends with an error, or when the receiver is dropped.
+    pub fn live(&self, query: LiveQuery) -> mpsc::Receiver<Result<Diff, LiveQueryError>> {
+        let path = lock(&self.shared.replica)
+            .connection()
+            .path()
+            .map(PathBuf::from);
+        live::follow(path.unwrap_or_default(), query)
+    }
+
     /// Ends the task and gives the replica back, with the connection closed in an orderly way.
     pub async fn stop(mut self) -> Option<Replica> {
         self.shared.stop.notify_one();
@@ -209,7 +239,7 @@ impl Drop for ReplicaGuard<'_> {
 impl Shared {
     fn status(&self) -> Status {
         let driver = lock(&self.driver);
-        let caught_up = driver.is_caught_up();
+        let (caught_up, paused) = (driver.is_caught_up(), driver.is_paused());
         let connection = match driver.phase() {
             ClientPhase::Waiting { until, reason } => ConnectionState::Offline {
                 retry_at: *until,
@@ -227,7 +257,9 @@ impl Shared {
                 connection,
                 pending: held.pending,
                 rejected: held.rejected,
+                paused,
                 caught_up,
+                last_synced: held.last_synced,
                 subscriptions: held.subscriptions,
             },
             Err(error) => {
@@ -238,7 +270,9 @@ impl Shared {
                     },
                     pending: 0,
                     rejected: 0,
+                    paused,
                     caught_up: false,
+                    last_synced: None,
                     subscriptions: Vec::new(),
                 }
             }
@@ -280,7 +314,8 @@ impl Sync {
                     Over::Disconnected(reason) => (reason, false),
                 };
                 debug!(%reason, "the session is over");
-                lock(&self.shared.driver).disconnected(now(), random(), reason);
+                lock(&self.shared.driver).disconnected(now(), random(), reason.clone());
+                lock(&self.shared.replica).tell(Event::Offline { reason });
                 self.tell_status();
                 if stopped {
                     return;
@@ -300,6 +335,8 @@ impl Sync {
         let mut foreign = tokio::time::interval(FOREIGN_WRITES_INTERVAL);
         let mut step = Step::Connected;
         loop {
+            // What the service says last is why it then closes the connection.
+            let refused = step.refusal();
             let frames = match self.take(step).await {
                 Ok(frames) => frames,
                 Err(error) => {
@@ -307,6 +344,9 @@ impl Sync {
                     return Over::Disconnected(error.to_string());
                 }
             };
+            if let Some(reason) = refused {
+                return Over::Disconnected(reason);
+            }
             self.tell_status();
             for frame in &frames {
                 if let Err(reason) = connection.send(frame).await {
@@ -362,6 +402,17 @@ enum Step {
 }
 
 impl Step {
+    /// Why the service ends the session, if it does.
+    fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Received(frame) => match &**frame {
+                ServerFrame::Refused { message, .. } => Some(message.clone()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn take(
         self,
         driver: &mut Driver,

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anabranch_crdt::Millis;
 use anabranch_protocol::{
-    ClientFrame, ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
+    ClientFrame, Seq, ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
     limits::PUSH_BYTES_MAX,
     session::{ClientPhase, ClientSession, Greeting, Violation},
 };
-use anabranch_replica::{Replica, ReplicaError};
+use anabranch_replica::{Event, Greeted, Replica, ReplicaError};
 use thiserror::Error;
 
 /// Why a session must end. The replica keeps what it has; connecting again goes on from there.
@@ -22,6 +22,9 @@ pub enum DriveError {
     /// The replica could not take a frame in.
     #[error("the replica could not take in what the service sent: {0}")]
     Replica(#[from] ReplicaError),
+    /// The file was restored from a copy: the replica has a new identity, and greets under that.
+    #[error("the replica's file was restored from a copy; it goes on under a new identity")]
+    NewIdentity,
     /// The work was broken off, as when the program ends.
     #[error("the replica was interrupted")]
     Interrupted,
@@ -41,6 +44,18 @@ pub struct Driver {
     subscriptions_changed: bool,
     /// Whether the service has told all it knows.
     caught_up: bool,
+    /// Whether sending waits for the application.
+    paused: bool,
+    flush: Option<Flush>,
+}
+
+/// Transactions being sent.
+#[derive(Clone, Copy, Debug)]
+struct Flush {
+    /// The last one sent so far.
+    through: Seq,
+    /// How many were sent.
+    sent: u64,
 }
 
 impl Driver {
@@ -78,6 +93,21 @@ impl Driver {
         self.session.retry_now(now);
     }
 
+    /// Holds local transactions back until [`Self::resume`]; the service is listened to meanwhile.
+    pub const fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Goes on sending.
+    pub const fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Whether sending is paused.
+    pub const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// The connection stands.
     pub fn connected(&mut self, replica: &mut Replica) -> Result<(), DriveError> {
         let greeting = Greeting {
@@ -89,6 +119,7 @@ impl Driver {
         self.outgoing.clear();
         self.told.clear();
         self.leaving.clear();
+        self.flush = None;
         self.caught_up = false;
         self.subscriptions_changed = true;
         self.outgoing.push_back(self.session.connected(greeting));
@@ -116,21 +147,28 @@ impl Driver {
                 | ServerFrame::Transaction { .. }
         );
         self.apply(replica, frame)?;
+        self.tell_flushed(replica)?;
         if costs_credit {
             self.outgoing.extend(self.session.applied());
         }
         Ok(())
     }
 
-    fn apply(&mut self, replica: &mut Replica, frame: ServerFrame) -> Result<(), ReplicaError> {
-        match frame {
+    fn apply(&mut self, replica: &mut Replica, frame: ServerFrame) -> Result<(), DriveError> {
+        let applied = match frame {
             ServerFrame::Welcome {
                 server_time,
                 drift_max_ms,
                 merged_through,
                 schema,
                 ..
-            } => replica.welcome(server_time, drift_max_ms, merged_through, schema),
+            } => match replica.welcome(server_time, drift_max_ms, merged_through, schema)? {
+                Greeted::Known => {
+                    replica.tell(Event::Online);
+                    Ok(())
+                }
+                Greeted::Anew => return Err(DriveError::NewIdentity),
+            },
             ServerFrame::Schema(schema) => replica.adopt_schema(schema),
             ServerFrame::Snapshot { id, .. } | ServerFrame::SnapshotEnd { id, .. }
                 if !self.told.contains_key(&id) =>
@@ -177,7 +215,8 @@ impl Driver {
             ServerFrame::SnapshotReset(_)
             | ServerFrame::Credit(_)
             | ServerFrame::Refused { .. } => Ok(()),
-        }
+        };
+        Ok(applied?)
     }
 
     /// The subscriptions that frames may speak for: those let go of are heard no more.
@@ -239,7 +278,34 @@ impl Driver {
         Ok(())
     }
 
+    /// Tells that everything sent has its outcome, once it has.
+    fn tell_flushed(&mut self, replica: &mut Replica) -> Result<(), ReplicaError> {
+        let Some(flush) = self.flush else {
+            return Ok(());
+        };
+        if replica.first_pending()? > flush.through {
+            self.flush = None;
+            replica.tell(Event::FlushCompleted {
+                sent: flush.sent,
+                remaining: replica.status()?.pending,
+            });
+        }
+        Ok(())
+    }
+
+    fn note_sent(&mut self, replica: &mut Replica, through: Seq, count: u32) {
+        if self.flush.is_none() {
+            replica.tell(Event::FlushStarted);
+        }
+        let before = self.flush.map_or(0, |flush| flush.sent);
+        let sent = before.saturating_add(u64::from(count));
+        self.flush = Some(Flush { through, sent });
+    }
+
     fn push(&mut self, replica: &mut Replica) -> Result<(), ReplicaError> {
+        if self.paused {
+            return Ok(());
+        }
         let Some((after, most)) = self.session.push_window() else {
             return Ok(());
         };
@@ -249,7 +315,9 @@ impl Driver {
             return Ok(());
         };
         let count = u32::try_from(transactions.len()).unwrap_or(u32::MAX);
-        self.session.pushed(last.seq, count);
+        let through = last.seq;
+        self.session.pushed(through, count);
+        self.note_sent(replica, through, count);
         self.outgoing.push_back(ClientFrame::Push(transactions));
         Ok(())
     }

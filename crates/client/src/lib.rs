@@ -6,6 +6,7 @@
 mod client;
 mod connection;
 mod driver;
+mod live;
 
 pub use client::{Client, ClientOptions, ConnectionState, Status};
 pub use driver::{DriveError, Driver};

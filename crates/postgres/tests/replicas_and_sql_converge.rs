@@ -9,12 +9,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anabranch_crdt::{Hlc, HlcClock, Millis, RowKey, RowState, Stamp, Value};
 use anabranch_protocol::Position;
 use anabranch_shape::schema::Table;
-use anabranch_store::{LogEvent, MergeOutcome, Store as _, Upload};
+use anabranch_store::{LogEvent, MergeOutcome, Store as _, StoreError, Upload};
 use common::{Fixture, client, delta, key, removal, replica, text, upload};
 use tokio::sync::mpsc;
 
@@ -49,7 +49,7 @@ struct Model {
 
 impl Model {
     /// One transaction of one to three writes, applied here and returned for the store.
-    fn transact(&mut self, dice: &mut Dice, table: &Table) -> Upload {
+    fn transact(&mut self, dice: &mut Dice, table: &Table, keys: u64) -> Upload {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
@@ -58,7 +58,7 @@ impl Model {
         let stamp = Stamp::new(self.clock.tick(now).unwrap(), replica(self.number));
         let mut written: BTreeMap<RowKey, RowState> = BTreeMap::new();
         for _ in 0..=dice.roll(3) {
-            let id = key(i64::try_from(dice.roll(KEYS)).unwrap());
+            let id = key(i64::try_from(dice.roll(keys)).unwrap());
             let held = self.rows.get(&id).cloned().unwrap_or_default();
             let state = if held.existence().is_present() && dice.roll(4) == 0 {
                 removal(held.existence())
@@ -115,14 +115,14 @@ fn write_one(dice: &mut Dice, stamp: Stamp, state: &mut RowState) {
     state.set(anabranch_crdt::ColumnId(column), stamp, value);
 }
 
-fn statement(dice: &mut Dice) -> String {
-    let (id, v) = (dice.roll(KEYS), dice.roll(1000));
+fn statement(dice: &mut Dice, keys: u64) -> String {
+    let (id, v) = (dice.roll(keys), dice.roll(1000));
     match dice.roll(9) {
         0 => format!("delete from n where id = {id}"),
         1 => format!(
             "insert into n values ({id}, {v}, 's{v}', {v}) on conflict (id) do update set a = {v}"
         ),
-        2 => format!("update n set id = {} where id = {id}", dice.roll(KEYS)),
+        2 => format!("update n set id = {} where id = {id}", dice.roll(keys)),
         3 => format!("update n set b = 's{v}', c = {v} where id between {id} and {id} + 3"),
         4 => format!(
             "begin; delete from n where id = {id}; insert into n (id, b) values ({id}, 're{v}'); commit"
@@ -136,10 +136,14 @@ fn statement(dice: &mut Dice) -> String {
     }
 }
 
-async fn write_sql(url: String, mut dice: Dice, steps: u64) {
+async fn write_sql(url: String, mut dice: Dice, keys: u64, steps: u64) {
     let sql = client(&url).await;
     for _ in 0..steps {
-        if sql.batch_execute(&statement(&mut dice)).await.is_err() {
+        if sql
+            .batch_execute(&statement(&mut dice, keys))
+            .await
+            .is_err()
+        {
             // A key that is taken: the application would see that and go on.
             let _ = sql.batch_execute("rollback").await;
         }
@@ -150,17 +154,72 @@ async fn run(seed: u64, rounds: u64) {
     let fixture = Fixture::new(DDL).await;
     let table = fixture.table("n").await;
     let mut models = models(&fixture, &table).await;
-    let sql = write_sql(fixture.url.clone(), Dice(seed ^ 0xabcd), rounds * 4);
+    let sql = write_sql(fixture.url.clone(), Dice(seed ^ 0xabcd), KEYS, rounds * 4);
     let writer = tokio::spawn(sql);
     let mut dice = Dice(seed);
     for _ in 0..rounds {
         one_round(&fixture, &table, &mut dice, &mut models).await;
     }
     writer.await.unwrap();
-    settle(&fixture, &mut models).await;
+    all_agree(&fixture, &table, models, seed).await;
+}
 
-    let held = fixture.snapshot(&table).await.1;
-    assert!(!held.is_empty());
+/// Everybody merges at the same time, over a handful of rows that come and go.
+async fn run_contended(seed: u64, rounds: u64) {
+    const KEYS_CONTENDED: u64 = 4;
+    let fixture = Arc::new(Fixture::new(DDL).await);
+    let table = fixture.table("n").await;
+    let writers: Vec<_> = (0..3)
+        .map(|number| {
+            let dice = Dice(seed ^ (number << 8));
+            tokio::spawn(write_sql(
+                fixture.url.clone(),
+                dice,
+                KEYS_CONTENDED,
+                rounds * 4,
+            ))
+        })
+        .collect();
+    let merging: Vec<_> = models(&fixture, &table)
+        .await
+        .into_iter()
+        .map(|mut model| {
+            let (fixture, table) = (Arc::clone(&fixture), table.clone());
+            let mut dice = Dice(seed ^ (u64::from(model.number) << 16));
+            tokio::spawn(async move {
+                for _ in 0..rounds {
+                    model.listen();
+                    let made = model.transact(&mut dice, &table, KEYS_CONTENDED);
+                    merge_patiently(&fixture, made).await;
+                }
+                model
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let mut models = Vec::new();
+    for merged in merging {
+        models.push(merged.await.unwrap());
+    }
+    all_agree(&fixture, &table, models, seed).await;
+}
+
+async fn merge_patiently(fixture: &Fixture, made: Upload) {
+    loop {
+        match fixture.store.merge(vec![made.clone()]).await {
+            Ok(outcomes) => return assert_eq!(outcomes, [MergeOutcome::Merged]),
+            Err(StoreError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// In the end every replica holds what the store holds, and the clocks say what is in the table.
+async fn all_agree(fixture: &Fixture, table: &Table, mut models: Vec<Model>, seed: u64) {
+    settle(fixture, &mut models).await;
+    let held = fixture.snapshot(table).await.1;
     for model in &mut models {
         model.rows.retain(|_, row| row.existence().is_present());
         assert!(model.rows.keys().eq(held.keys()), "seed {seed}");
@@ -214,7 +273,7 @@ async fn one_round(fixture: &Fixture, table: &Table, dice: &mut Dice, models: &m
             model.listen();
         }
         for _ in 0..dice.roll(3) {
-            uploads.push(model.transact(dice, table));
+            uploads.push(model.transact(dice, table, KEYS));
         }
     }
     let outcomes = fixture.merge(uploads.clone()).await;
@@ -255,5 +314,12 @@ async fn settle(fixture: &Fixture, models: &mut [Model]) {
 async fn at_random() {
     for seed in [1, 20, 300] {
         run(seed, 40).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_contention() {
+    for seed in [7, 70] {
+        run_contended(seed, 15).await;
     }
 }

@@ -56,7 +56,8 @@ pub enum ReplicaError {
     Codec(#[from] CodecError),
     /// The outbox holds as much as it may.
     #[error(
-        "the outbox is full: {pending} transactions wait for the service; connect, or write less"
+        "the outbox is full: {pending} transactions wait for the service; connect, or raise \
+         OpenOptions::outbox_transactions_max"
     )]
     OutboxFull {
         /// How many wait.
@@ -77,6 +78,9 @@ pub enum ReplicaError {
     /// There is no such subscription.
     #[error("there is no subscription {}", .0.number())]
     NoSubscription(SubscriptionId),
+    /// The bytes are no exported outbox, or only a part of one.
+    #[error("these bytes are no exported outbox; export it again")]
+    NoOutbox,
     /// There is no such table.
     #[error("there is no replicated table {0}; subscribe to a shape of it first")]
     NoTable(String),

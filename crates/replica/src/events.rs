@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use anabranch_crdt::TableId;
+use anabranch_crdt::{ReplicaId, RowKey, TableId};
 use anabranch_protocol::{RejectCode, Seq, SubscriptionId};
 
 use crate::{
+    MergedOver,
     limits::{EVENT_ROWS_MAX, EVENTS_MAX},
     tables::RowChange,
 };
@@ -43,6 +44,40 @@ pub enum Event {
     },
     /// Local transactions from this one on were stamped again: the clock had been wrong.
     Restamped(Seq),
+    /// Values written here gave way to newer ones written elsewhere, in a row that local writes
+    /// are pending on.
+    MergedOver {
+        /// The table.
+        table: TableId,
+        /// The row.
+        key: RowKey,
+        /// Both values of each column concerned.
+        values: Vec<MergedOver>,
+    },
+    /// A session with the service has begun.
+    Online,
+    /// The session is over, or could not be begun.
+    Offline {
+        /// Why.
+        reason: String,
+    },
+    /// Waiting transactions are being sent.
+    FlushStarted,
+    /// What was being sent has its outcomes.
+    FlushCompleted {
+        /// How many transactions got one.
+        sent: u64,
+        /// How many wait now.
+        remaining: u64,
+    },
+    /// The file turned out to be a copy, or restored from one, and got an identity of its own
+    /// before it wrote again.
+    NewIdentity {
+        /// The new identity.
+        id: ReplicaId,
+        /// The numbers that waiting transactions had, each with the one it has now.
+        numbers: Vec<(Seq, Seq)>,
+    },
     /// The schema was adopted.
     SchemaAdopted {
         /// Its version.
@@ -91,6 +126,19 @@ impl Event {
         };
         event.absorb(changes);
         Some(event)
+    }
+
+    /// The tables it tells of changes to, as they come.
+    pub(crate) fn tables(&self) -> Vec<TableId> {
+        match self {
+            Self::Rows { changes, .. } => {
+                let mut tables: Vec<TableId> = changes.iter().map(|change| change.table).collect();
+                tables.dedup();
+                tables
+            }
+            Self::Tables { tables, .. } => tables.clone(),
+            _ => Vec::new(),
+        }
     }
 
     /// What it counts towards the bound of the queue.

@@ -6,10 +6,10 @@ use anabranch_crdt::ReplicaId;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
 use crate::{
-    OpenError, OpenOptions, ReplicaError, Synchronous,
-    limits::{MERGE_CACHE_KIB, PAGE_BYTES, STATEMENTS_CACHED},
+    OpenError, OpenOptions, ReplicaError, Synchronous, identity,
+    limits::{CACHE_KIB, PAGE_BYTES, STATEMENTS_CACHED, WAL_PAGES},
     tables::{
-        TablesError, first,
+        first,
         layout::{self, COMMON},
         meta::{self, FORMAT},
     },
@@ -60,6 +60,8 @@ fn configure(
         Synchronous::Full => "FULL",
     };
     conn.pragma_update(None, "synchronous", synchronous)?;
+    conn.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    conn.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     match purpose {
         Purpose::Application => {
             conn.pragma_update(None, "recursive_triggers", true)?;
@@ -67,7 +69,6 @@ fn configure(
         }
         Purpose::Merge => {
             conn.pragma_update(None, "foreign_keys", false)?;
-            conn.pragma_update(None, "cache_size", -i64::from(MERGE_CACHE_KIB))?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         }
     }
@@ -100,7 +101,7 @@ pub(crate) fn establish(
 }
 
 /// The identity of the replica in the file; `None` if the file is empty.
-fn recognise(conn: &Connection, path: &Path) -> Result<Option<ReplicaId>, OpenError> {
+pub(crate) fn recognise(conn: &Connection, path: &Path) -> Result<Option<ReplicaId>, OpenError> {
     if !layout::exists(conn, "anabranch_meta").map_err(ReplicaError::from)? {
         let objects = "SELECT count(*) FROM sqlite_schema";
         let objects: Option<i64> = first(conn, objects).map_err(ReplicaError::from)?;
@@ -118,14 +119,10 @@ fn recognise(conn: &Connection, path: &Path) -> Result<Option<ReplicaId>, OpenEr
             known: FORMAT,
         });
     }
-    let id: Option<Vec<u8>> = meta::read(conn, "replica").map_err(ReplicaError::from)?;
-    let Some(id) = id else {
-        return Err(foreign(path, "an embedded store"));
-    };
-    let id = id
-        .try_into()
-        .map_err(|_| damaged("the replica's identity is not 16 bytes"))?;
-    Ok(Some(ReplicaId(id)))
+    match identity::replica(conn).map_err(ReplicaError::from)? {
+        Some(id) => Ok(Some(id)),
+        None => Err(foreign(path, "an embedded store")),
+    }
 }
 
 fn create(conn: &Connection, id: ReplicaId) -> Result<(), ReplicaError> {
@@ -142,10 +139,6 @@ fn foreign(path: &Path, what: &'static str) -> OpenError {
         path: path.display().to_string(),
         what,
     }
-}
-
-fn damaged(what: &str) -> OpenError {
-    OpenError::Replica(TablesError::Damaged(what.to_owned()).into())
 }
 
 /// `ANAB`, in the header of every replica.

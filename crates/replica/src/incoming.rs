@@ -8,7 +8,7 @@ use anabranch_shape::schema::Schema;
 
 use crate::{
     Event, ReplicaError, subscriptions,
-    tables::{RowChange, drop_all, key, layout, meta, unpack_key},
+    tables::{Incoming, drop_all, key, layout, meta, unpack_key},
     turn::{Turn, newest},
 };
 
@@ -91,23 +91,15 @@ impl Turn<'_> {
         let conn = self.tx;
         subscriptions::each_staged(conn, id, |mut rows| {
             self.observe(newest(rows.iter().map(|row| &row.state)));
-            rows.sort_by_cached_key(|row| (row.table, key::pack(&row.key)));
-            let mut changes = Vec::new();
-            for row in &rows {
-                let Some(table) = self.table(row.table) else {
-                    continue;
-                };
-                self.note_told(table, &row.key, &row.state)?;
-                let merged = table
-                    .merge(conn, &row.key, &row.state, |held| held.with(id))?
-                    .merged;
-                let presence = (merged.was_present, merged.is_present);
-                changes.extend(RowChange::of(row.table, &row.key, presence, &merged.won));
-                if !left.is_empty() {
-                    left.remove(&(row.table, key::pack(&row.key)));
+            let order = merge_order(rows.iter().map(|row| (row.table, &row.key)));
+            for run in order.chunk_by(|one, next| one.table == next.table) {
+                self.merge_staged(run, &mut rows, id)?;
+            }
+            if !left.is_empty() {
+                for place in order {
+                    left.remove(&(place.table, place.packed));
                 }
             }
-            self.note(changes);
             Ok(())
         })?;
         subscriptions::unstage(self.tx, id)?;
@@ -116,6 +108,40 @@ impl Turn<'_> {
         self.drop_from_shape(id, left, settled)?;
         self.sweep_if_due(settled)?;
         self.events.push(Event::SnapshotComplete(id));
+        Ok(())
+    }
+
+    /// Merges rows of one table that a snapshot brought.
+    fn merge_staged(
+        &mut self,
+        run: &[Place],
+        staged: &mut [Delta],
+        id: SubscriptionId,
+    ) -> Result<(), ReplicaError> {
+        let Some(table) = run.first().and_then(|place| self.table(place.table)) else {
+            return Ok(());
+        };
+        let mut rows = Vec::with_capacity(run.len());
+        for place in run {
+            let Some(delta) = staged.get(place.at) else {
+                continue;
+            };
+            self.note_told(table, &delta.key, &place.packed, &delta.state)?;
+            rows.push(Incoming {
+                key: &delta.key,
+                packed: &place.packed,
+                state: &delta.state,
+            });
+        }
+        let outcomes = table.merge_batch(self.tx, &rows, |_, held| held.with(id))?;
+        let mut visible = Vec::with_capacity(outcomes.len());
+        for (place, outcome) in run.iter().zip(outcomes) {
+            if let Some(delta) = staged.get_mut(place.at) {
+                let key = RowKey(std::mem::take(&mut delta.key.0));
+                visible.extend(outcome.into_change(table.id(), key));
+            }
+        }
+        self.note(visible);
         Ok(())
     }
 
@@ -172,27 +198,10 @@ impl Turn<'_> {
         // Every subscription is served up to here, so a row in none of them is in none at all.
         let settled =
             subscriptions::active(self.tx)?.intersection(live) == subscriptions::active(self.tx)?;
-        changes.sort_by_cached_key(|change| (change.table, key::pack(&change.key)));
-        let mut visible = Vec::new();
-        for change in changes {
-            let Some(table) = self.table(change.table) else {
-                continue;
-            };
-            self.note_told(table, &change.key, &change.state)?;
-            let shapes = |held: SubscriptionSet| held.updated(live, change.shapes);
-            let outcome = table.merge(self.tx, &change.key, &change.state, shapes)?;
-            let presence = (outcome.merged.was_present, outcome.merged.is_present);
-            visible.extend(RowChange::of(
-                table.id(),
-                &change.key,
-                presence,
-                &outcome.merged.won,
-            ));
-            if outcome.known && outcome.shapes.is_empty() {
-                released.push((change.table, change.key));
-            }
+        let order = merge_order(changes.iter().map(|change| (change.table, &change.key)));
+        for run in order.chunk_by(|one, next| one.table == next.table) {
+            released.extend(self.merge_run(run, &mut changes, live)?);
         }
-        self.note(visible);
         for (table, key) in released {
             if let Some(table) = self.table(table) {
                 self.release(table, &key, settled)?;
@@ -203,6 +212,51 @@ impl Turn<'_> {
             subscriptions::advance(self.tx, id, cursor)?;
         }
         Ok(())
+    }
+
+    /// Merges the changes of one table; the rows that are in no shape then.
+    fn merge_run(
+        &mut self,
+        run: &[Place],
+        changes: &mut [Change],
+        live: SubscriptionSet,
+    ) -> Result<Vec<(TableId, RowKey)>, ReplicaError> {
+        let Some(table) = run.first().and_then(|place| self.table(place.table)) else {
+            return Ok(Vec::new());
+        };
+        let mut rows = Vec::with_capacity(run.len());
+        let mut shapes = Vec::with_capacity(run.len());
+        for place in run {
+            let Some(change) = changes.get(place.at) else {
+                continue;
+            };
+            self.note_told(table, &change.key, &place.packed, &change.state)?;
+            shapes.push(change.shapes);
+            rows.push(Incoming {
+                key: &change.key,
+                packed: &place.packed,
+                state: &change.state,
+            });
+        }
+        let outcomes = table.merge_batch(self.tx, &rows, |at, held| {
+            shapes
+                .get(at)
+                .map_or(held, |shapes| held.updated(live, *shapes))
+        })?;
+        let mut visible = Vec::with_capacity(outcomes.len());
+        let mut released = Vec::new();
+        for (place, outcome) in run.iter().zip(outcomes) {
+            let Some(change) = changes.get_mut(place.at) else {
+                continue;
+            };
+            if outcome.known && outcome.shapes.is_empty() {
+                released.push((table.id(), change.key.clone()));
+            }
+            let key = RowKey(std::mem::take(&mut change.key.0));
+            visible.extend(outcome.into_change(table.id(), key));
+        }
+        self.note(visible);
+        Ok(released)
     }
 
     /// Takes accepted transactions out of the outbox; the rows they touched.
@@ -238,4 +292,27 @@ impl Turn<'_> {
         }
         Ok(())
     }
+}
+
+/// One row of a batch in the order it is merged in.
+struct Place {
+    table: TableId,
+    packed: Vec<u8>,
+    /// Where it came in the batch.
+    at: usize,
+}
+
+/// The order in which rows are merged: by table and packed key, as the clocks lie, and as they came
+/// where one comes twice.
+fn merge_order<'k>(rows: impl Iterator<Item = (TableId, &'k RowKey)>) -> Vec<Place> {
+    let place = |(at, (table, row)): (usize, (TableId, &RowKey))| Place {
+        table,
+        packed: key::pack(row),
+        at,
+    };
+    let mut order: Vec<Place> = rows.enumerate().map(place).collect();
+    order.sort_unstable_by(|one, next| {
+        (one.table, &one.packed, one.at).cmp(&(next.table, &next.packed, next.at))
+    });
+    order
 }

@@ -36,13 +36,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod doctor;
 mod error;
 mod events;
 mod file;
+mod identity;
 mod incoming;
 pub mod limits;
+pub(crate) mod live;
+mod merged_over;
+mod observe;
 mod options;
 mod outbox;
+mod outbox_file;
 mod replica;
 mod status;
 mod subscriptions;
@@ -51,11 +57,15 @@ mod told;
 mod turn;
 mod verdict;
 
+pub use doctor::{Finding, Trouble, examine};
 pub use error::{OpenError, ReplicaError, TransactionError};
 pub use events::{Event, Origin};
+pub use live::{Diff, LiveQuery, LiveQueryError, ResultRow};
+pub use merged_over::MergedOver;
+pub use observe::Observer;
 pub use options::{OpenOptions, Synchronous};
-pub use outbox::RejectedTransaction;
-pub use replica::{Committed, Replica};
+pub use outbox::{RejectedTransaction, TransactionState};
+pub use replica::{Committed, Greeted, Replica};
 pub use status::Status;
 pub use subscriptions::SubscriptionStatus;
 pub use tables::{ChangeKind, RowChange};

@@ -23,5 +23,10 @@ pub(crate) const STATEMENTS_CACHED: usize = 512;
 /// for a single row.
 pub(crate) const PAGE_BYTES: u32 = 8_192;
 
-/// Page cache of the connection that merges, in KiB.
-pub(crate) const MERGE_CACHE_KIB: u32 = 65_536;
+/// Page cache of a connection at most, in KiB: a transaction that outgrows it writes pages more than
+/// once.
+pub(crate) const CACHE_KIB: u32 = 65_536;
+
+/// Pages of the write-ahead log before it is copied into the file: 32 MiB, since a batch of 10,000
+/// rows writes some 16, and copying at every commit writes most pages twice.
+pub(crate) const WAL_PAGES: u32 = 4_096;

@@ -7,6 +7,8 @@ use std::{
 
 use anabranch_crdt::{Millis, ReplicaId};
 
+use crate::limits::OUTBOX_TRANSACTIONS_MAX;
+
 /// How to open a replica.
 pub struct OpenOptions {
     /// The wall clock.
@@ -15,6 +17,11 @@ pub struct OpenOptions {
     pub new_id: Box<dyn FnMut() -> ReplicaId + Send>,
     /// How durable a local commit is.
     pub synchronous: Synchronous,
+    /// How many local transactions may wait for the service; [`Replica::transaction`] refuses one
+    /// more.
+    ///
+    /// [`Replica::transaction`]: crate::Replica::transaction
+    pub outbox_transactions_max: u64,
     /// How long to wait for another program that is writing to the file.
     pub busy_timeout: Duration,
 }
@@ -41,6 +48,7 @@ impl OpenOptions {
             }),
             new_id: Box::new(|| ReplicaId(uuid::Uuid::new_v4().into_bytes())),
             synchronous: Synchronous::Normal,
+            outbox_transactions_max: OUTBOX_TRANSACTIONS_MAX,
             busy_timeout: Duration::from_secs(5),
         }
     }

@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     ReplicaError,
-    limits::{OUTBOX_TRANSACTIONS_MAX, TRANSACTION_BYTES_MAX},
-    tables::{TablesError, first, key},
+    limits::TRANSACTION_BYTES_MAX,
+    tables::{TablesError, first, key, meta},
 };
 
 /// A local transaction that the store refused: withdrawn, and kept whole until discarded.
@@ -28,10 +28,58 @@ pub struct RejectedTransaction {
     pub at: Millis,
 }
 
+/// What has become of a local transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionState {
+    /// It waits in the outbox.
+    Pending,
+    /// The store has it.
+    Accepted,
+    /// The store refused it; it is among the rejected.
+    Rejected,
+    /// It was refused and discarded, or this replica never used the number.
+    Unknown,
+}
+
+/// What has become of the transaction numbered `seq`.
+pub(crate) fn state(conn: &Connection, seq: Seq) -> Result<TransactionState, ReplicaError> {
+    let found = |sql: &str| Ok::<_, ReplicaError>(conn.prepare_cached(sql)?.exists([number(seq)])?);
+    if found("SELECT 1 FROM anabranch_outbox WHERE seq = ?1")? {
+        return Ok(TransactionState::Pending);
+    }
+    if found("SELECT 1 FROM anabranch_rejected WHERE seq = ?1")? {
+        return Ok(TransactionState::Rejected);
+    }
+    let used = seq.0 >= meta::number(conn, "first_seq")?.max(1).unsigned_abs()
+        && seq.0 < meta::number(conn, "next_seq")?.max(1).unsigned_abs();
+    let discarded = meta::number(conn, &discarded_name(seq))? != 0;
+    Ok(if used && !discarded {
+        TransactionState::Accepted
+    } else {
+        TransactionState::Unknown
+    })
+}
+
+/// Discards a rejected transaction; whether there was one.
+pub(crate) fn discard(conn: &Connection, seq: Seq) -> Result<bool, ReplicaError> {
+    let sql = "DELETE FROM anabranch_rejected WHERE seq = ?1";
+    if conn.execute(sql, [number(seq)])? == 0 {
+        return Ok(false);
+    }
+    // So that it is not taken for accepted later.
+    meta::write(conn, &discarded_name(seq), 1)?;
+    Ok(true)
+}
+
+fn discarded_name(seq: Seq) -> String {
+    format!("discarded_{}", seq.0)
+}
+
 /// Appends a transaction, which must fit.
 pub(crate) fn append(
     conn: &Connection,
     transaction: &LocalTransaction,
+    transactions_max: u64,
 ) -> Result<(), ReplicaError> {
     let payload = encode_transaction(transaction)?;
     if payload.len() > TRANSACTION_BYTES_MAX {
@@ -41,7 +89,7 @@ pub(crate) fn append(
     }
     let oldest = first_seq(conn)?.map_or(transaction.seq.0, |seq| seq.0);
     let pending = transaction.seq.0.saturating_sub(oldest);
-    if pending >= OUTBOX_TRANSACTIONS_MAX {
+    if pending >= transactions_max {
         return Err(ReplicaError::OutboxFull { pending });
     }
     put(conn, transaction, &payload)
@@ -185,7 +233,7 @@ fn seq(number: i64) -> Seq {
 pub(crate) struct PendingIndex {
     /// The outbox's generation that this is an index of; `None` if it must be made anew.
     generation: Option<i64>,
-    rows: HashMap<(TableId, Vec<u8>), u32>,
+    rows: HashMap<TableId, HashMap<Vec<u8>, u32>>,
 }
 
 impl PendingIndex {
@@ -222,10 +270,8 @@ impl PendingIndex {
     /// A transaction with these deltas has come.
     pub(crate) fn add(&mut self, deltas: &[Delta]) {
         for delta in deltas {
-            let count = self
-                .rows
-                .entry((delta.table, key::pack(&delta.key)))
-                .or_default();
+            let rows = self.rows.entry(delta.table).or_default();
+            let count = rows.entry(key::pack(&delta.key)).or_default();
             *count = count.saturating_add(1);
         }
     }
@@ -233,11 +279,14 @@ impl PendingIndex {
     /// A transaction with these deltas has gone.
     pub(crate) fn remove(&mut self, deltas: &[Delta]) {
         for delta in deltas {
-            let row = (delta.table, key::pack(&delta.key));
-            if let Some(count) = self.rows.get_mut(&row) {
+            let Some(rows) = self.rows.get_mut(&delta.table) else {
+                continue;
+            };
+            let packed = key::pack(&delta.key);
+            if let Some(count) = rows.get_mut(&packed) {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
-                    self.rows.remove(&row);
+                    rows.remove(&packed);
                 }
             }
         }
@@ -245,6 +294,7 @@ impl PendingIndex {
 
     /// Whether a waiting transaction touches the row.
     pub(crate) fn contains(&self, table: TableId, packed: &[u8]) -> bool {
-        !self.rows.is_empty() && self.rows.contains_key(&(table, packed.to_vec()))
+        let rows = self.rows.get(&table);
+        rows.is_some_and(|rows| rows.contains_key(packed))
     }
 }

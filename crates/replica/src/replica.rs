@@ -12,8 +12,11 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
     Event, OpenError, OpenOptions, RejectedTransaction, ReplicaError, Status, TransactionError,
+    TransactionState,
     events::EventQueue,
     file::{Purpose, connect, establish},
+    identity,
+    observe::Observers,
     outbox::{self, PendingIndex},
     subscriptions,
     tables::{Rules, Tables, audit, first, is_waiting, meta, unpack_key},
@@ -36,6 +39,7 @@ pub struct Replica {
     data_version: Option<i64>,
     pending: PendingIndex,
     events: EventQueue,
+    pub(crate) observers: Observers,
 }
 
 /// What a local transaction returned, and the number it was sealed under.
@@ -45,6 +49,15 @@ pub struct Committed<T> {
     pub value: T,
     /// The number, unless the transaction wrote nothing that is replicated.
     pub seq: Option<Seq>,
+}
+
+/// Whether a session may go on after the welcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeted {
+    /// It may.
+    Known,
+    /// It must be begun again: the replica has a new identity now.
+    Anew,
 }
 
 impl Replica {
@@ -64,9 +77,21 @@ impl Replica {
             data_version: None,
             pending: PendingIndex::default(),
             events: EventQueue::default(),
+            observers: Observers::default(),
         };
+        replica.identify(path)?;
         replica.seal()?;
         Ok(replica)
+    }
+
+    /// Makes sure that no other file has this identity, before anything is written under it.
+    fn identify(&mut self, path: &Path) -> Result<(), ReplicaError> {
+        let Some(mark) = identity::mark_of(path) else {
+            return Ok(());
+        };
+        // Made beforehand, since a turn cannot reach the options; a name unused costs nothing.
+        let id = (self.options.new_id)();
+        self.turn(|turn| turn.identify(&mark, id))
     }
 
     /// Who this replica is.
@@ -101,13 +126,14 @@ impl Replica {
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<Committed<T>, TransactionError<E>> {
+        let transactions_max = self.options.outbox_transactions_max;
         self.turn_on(Purpose::Application, |turn| {
             turn.seal(Bounds::Waived)?;
             let value = work(turn.tx).map_err(TransactionError::Work)?;
             if turn.tx.is_autocommit() {
                 return Err(TransactionError::Ended);
             }
-            let seq = turn.seal(Bounds::Enforced)?;
+            let seq = turn.seal(Bounds::Enforced { transactions_max })?;
             Ok(Committed { value, seq })
         })
     }
@@ -135,18 +161,28 @@ impl Replica {
 
     /// Begins a session with the service: corrects the clock by the service's, stamps again what
     /// was never shared and would be too far ahead, and adopts the schema if it is new.
+    ///
+    /// Where the store knows more transactions of this replica than the file does, the file was
+    /// restored from a copy: it gets a new identity, and the session must end.
     pub fn welcome(
         &mut self,
         server_time: Millis,
         drift_max_ms: u64,
         merged_through: Seq,
         schema: Option<Schema>,
-    ) -> Result<(), ReplicaError> {
-        self.turn(|turn| {
+    ) -> Result<Greeted, ReplicaError> {
+        let new_id = (self.options.new_id)();
+        let greeted = self.turn(|turn| {
+            if turn.is_outrun(merged_through) {
+                turn.become_another(new_id)?;
+                return Ok(Greeted::Anew);
+            }
             turn.seal(Bounds::Waived)?;
-            turn.welcome(server_time, drift_max_ms, merged_through, schema.as_ref())
+            turn.welcome(server_time, drift_max_ms, merged_through, schema.as_ref())?;
+            Ok(Greeted::Known)
         })?;
-        self.refresh_tables()
+        self.refresh_tables()?;
+        Ok(greeted)
     }
 
     /// Brings the file's tables to a newer schema. Changes only ever add; what the store has
@@ -278,11 +314,30 @@ impl Replica {
 
     /// Discards a rejected transaction; whether there was one.
     pub fn discard_rejected(&mut self, seq: Seq) -> Result<bool, ReplicaError> {
-        self.turn(|turn| {
-            let sql = "DELETE FROM anabranch_rejected WHERE seq = ?1";
-            let number = i64::try_from(seq.0).unwrap_or(i64::MAX);
-            Ok(turn.tx.execute(sql, [number])? > 0)
-        })
+        self.turn(|turn| outbox::discard(turn.tx, seq))
+    }
+
+    /// What has become of a local transaction, for a mark beside what it wrote.
+    pub fn transaction_state(&self, seq: Seq) -> Result<TransactionState, ReplicaError> {
+        let tx = self.merging.unchecked_transaction()?;
+        outbox::state(&tx, seq)
+    }
+
+    /// Copies the file as it is now to a new one at `path`, while it is in use. Opened, the copy is
+    /// a replica of its own: it gets a new identity.
+    pub fn backup_to(&mut self, path: impl AsRef<Path>) -> Result<(), ReplicaError> {
+        self.seal()?;
+        let name = path.as_ref().to_string_lossy();
+        self.merging.execute("VACUUM INTO ?1", [&*name])?;
+        // Whatever inode it has: the original's could be free one day.
+        let copy = Connection::open(path)?;
+        meta::write(&copy, "file", "a backup")?;
+        Ok(())
+    }
+
+    /// Adds an event that the replica's driver has to tell, such as [`Event::Online`].
+    pub fn tell(&mut self, event: Event) {
+        self.events.extend([event]);
     }
 
     /// What has happened since the last call, in its order.
@@ -319,6 +374,10 @@ impl Replica {
         })
     }
 
+    pub(crate) const fn outbox_transactions_max(&self) -> u64 {
+        self.options.outbox_transactions_max
+    }
+
     /// How the replica is doing.
     pub fn status(&self) -> Result<Status, ReplicaError> {
         let tx = self.merging.unchecked_transaction()?;
@@ -349,7 +408,7 @@ impl Replica {
         })
     }
 
-    fn turn<T>(
+    pub(crate) fn turn<T>(
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, ReplicaError>,
     ) -> Result<T, ReplicaError> {
@@ -366,6 +425,7 @@ impl Replica {
         let result = self.run(purpose, now, work);
         match result {
             Ok((value, events)) => {
+                self.observers.tell(&events);
                 self.events.extend(events);
                 Ok(value)
             }
@@ -390,11 +450,12 @@ impl Replica {
         let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)
             .map_err(ReplicaError::from)?;
         reload(&tx, &mut self.schema_cookie, &mut self.tables)?;
-        let mut turn = Turn::begin(&tx, &self.tables, &mut self.pending, self.id, now)?;
+        let mut turn = Turn::begin(&tx, &self.tables, &mut self.pending, now)?;
         let value = work(&mut turn)?;
         turn.finish()?;
-        let events = turn.events;
+        let (id, events) = (turn.replica, turn.events);
         tx.commit().map_err(ReplicaError::from)?;
+        self.id = id;
         Ok((value, events))
     }
 

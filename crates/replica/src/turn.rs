@@ -4,6 +4,8 @@
 //! What must agree with the file (the clock, the next number) is read from it at the start of each
 //! turn and never kept across turns, since another process may write to the same file.
 
+use std::collections::BTreeSet;
+
 use anabranch_crdt::{
     Delta, Hlc, HlcClock, HlcError, Millis, ReplicaId, RowKey, RowState, Stamp, TableId,
 };
@@ -11,7 +13,7 @@ use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
 
 use crate::{
-    Event, Origin, ReplicaError,
+    Event, Origin, ReplicaError, identity, live,
     outbox::{self, PendingIndex},
     tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
     told,
@@ -82,7 +84,10 @@ impl Numbers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bounds {
     /// It is: the application can be told.
-    Enforced,
+    Enforced {
+        /// How many transactions may wait.
+        transactions_max: u64,
+    },
     /// It is not: another program has committed it already.
     Waived,
 }
@@ -93,10 +98,11 @@ impl<'a> Turn<'a> {
         tx: &'a Transaction<'a>,
         tables: &'a Tables,
         pending: &'a mut PendingIndex,
-        replica: ReplicaId,
         now: Millis,
     ) -> Result<Self, ReplicaError> {
         let read = Numbers::read(tx)?;
+        let replica = identity::replica(tx)?;
+        let replica = replica.ok_or_else(|| identity::damaged("has none"))?;
         Ok(Self {
             tx,
             tables,
@@ -115,6 +121,10 @@ impl<'a> Turn<'a> {
             if now != before {
                 meta::write(self.tx, now.0, now.1)?;
             }
+        }
+        let changed: BTreeSet<TableId> = self.events.iter().flat_map(Event::tables).collect();
+        for table in changed {
+            live::count_change(self.tx, table)?;
         }
         Ok(())
     }
@@ -140,6 +150,23 @@ impl<'a> Turn<'a> {
         Ok(Stamp::new(self.numbers.hlc, self.replica))
     }
 
+    /// The number of the next local transaction, which is then taken.
+    pub(crate) const fn next_seq(&mut self) -> Seq {
+        let seq = self.numbers.next_seq;
+        self.numbers.next_seq = seq.saturating_add(1);
+        Seq(seq.unsigned_abs())
+    }
+
+    /// The number that the next local transaction would get.
+    pub(crate) const fn first_unused(&self) -> i64 {
+        self.numbers.next_seq
+    }
+
+    /// Whether the store knows of more transactions of this replica than the file does.
+    pub(crate) const fn is_outrun(&self, merged_through: Seq) -> bool {
+        self.numbers.next_seq.unsigned_abs() <= merged_through.0
+    }
+
     /// Seals whatever was captured since the last time into one transaction; its number, unless
     /// there was nothing or it cancelled out.
     pub(crate) fn seal(&mut self, bounds: Bounds) -> Result<Option<Seq>, ReplicaError> {
@@ -151,24 +178,30 @@ impl<'a> Turn<'a> {
         if sealed.deltas.is_empty() {
             return Ok(None);
         }
-        let seq = Seq(self.numbers.next_seq.unsigned_abs());
+        let seq = self.next_seq();
         let transaction = LocalTransaction {
             seq,
             stamp,
             deltas: sealed.deltas,
         };
         match bounds {
-            Bounds::Enforced => outbox::append(self.tx, &transaction)?,
+            Bounds::Enforced { transactions_max } => {
+                outbox::append(self.tx, &transaction, transactions_max)?;
+            }
             Bounds::Waived => outbox::rewrite(self.tx, &transaction)?,
         }
-        self.numbers.next_seq = self.numbers.next_seq.saturating_add(1);
-        self.numbers.waiting = self.numbers.waiting.saturating_add(1);
-        self.pending.add(&transaction.deltas);
-        self.outbox_changed();
+        self.queued(&transaction);
         self.events
             .extend(Event::rows(Origin::Local, sealed.changes));
         self.events.push(Event::Sealed(seq));
         Ok(Some(seq))
+    }
+
+    /// A transaction was put into the outbox.
+    pub(crate) fn queued(&mut self, transaction: &LocalTransaction) {
+        self.numbers.waiting = self.numbers.waiting.saturating_add(1);
+        self.pending.add(&transaction.deltas);
+        self.outbox_changed();
     }
 
     /// Takes a transaction out of the outbox; `None` if it is not there.
@@ -187,14 +220,15 @@ impl<'a> Turn<'a> {
         &mut self,
         table: &TableSql,
         key: &RowKey,
+        packed: &[u8],
         state: &RowState,
     ) -> Result<(), ReplicaError> {
         if self.numbers.waiting == 0 {
             return Ok(());
         }
-        let packed = key::pack(key);
-        if self.is_pending(table, &packed)? {
-            told::note(self.tx, (table.id(), key, &packed), state)?;
+        if self.is_pending(table, packed)? {
+            self.note_merged_over(table, key, packed, state)?;
+            told::note(self.tx, (table.id(), key, packed), state)?;
         }
         Ok(())
     }

@@ -47,6 +47,11 @@ pub(crate) enum Event {
         id: SessionId,
         outcomes: Vec<(Seq, MergeOutcome)>,
     },
+    /// The store cannot greet or merge for it.
+    Failed {
+        id: SessionId,
+        reason: String,
+    },
     SnapshotStarted {
         reading: Reading,
         visibility: Visibility,
@@ -214,9 +219,11 @@ impl Engine {
                 self.writers.remove(&id);
                 self.closing.remove(&id);
                 hub.disconnect(id);
+                let _ = self.merges.send(MergeRequest::Forget(id));
             }
             Event::Greeted { id, merged_through } => hub.greeted(id, merged_through, now),
             Event::Merged { id, outcomes } => hub.merged(id, outcomes),
+            Event::Failed { id, reason } => hub.failed(id, &reason),
             Event::SnapshotStarted {
                 reading,
                 visibility,

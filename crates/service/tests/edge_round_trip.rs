@@ -46,11 +46,13 @@ async fn what_one_client_writes_the_others_see_if_it_is_in_their_shapes() -> Tes
 #[tokio::test]
 async fn what_other_programs_write_to_the_store_is_told() -> Test {
     let mut edge = Edge::start().await;
+    edge.serves_the_honest().await;
     write_to_store(
         edge.folder.path(),
         "INSERT INTO notes VALUES (1, 1, 'before')",
     );
     let client = edge.client("owner = 1");
+    assert!(within("the client", client.settled()).await.is_settled());
     sees(&client, "before").await;
     write_to_store(
         edge.folder.path(),

@@ -162,6 +162,31 @@ fn what_the_log_told_before_the_snapshot_saw_it_is_told_after_it() {
 }
 
 #[test]
+fn what_a_snapshot_saw_is_not_told_after_it() {
+    let mut bench = filled(4);
+    bench.follow(9, &["owner = 1"]);
+    bench.store.write(&[(2, Some((1, "hidden")))]);
+    bench.store.hide_newest();
+    // Told of this, the replica would lose the row and get it back.
+    bench.store.write(&[(3, Some((5, "leaves")))]);
+    bench.store.write(&[(3, Some((1, "returns")))]);
+    bench.tell();
+    let id = bench.open(1, 100);
+    bench.subscribe(id, 0, "owner = 1", None);
+    bench.work();
+    let frames = bench.hear(id);
+    let told: Vec<_> = frames
+        .iter()
+        .flat_map(|frame| match frame {
+            ServerFrame::Transaction { changes, .. } => changes.as_slice(),
+            _ => &[],
+        })
+        .collect();
+    assert_eq!((told.len(), &told[0].key), (1, &key(2)), "{frames:?}");
+    assert!(is_up_to_date(frames.last().unwrap()));
+}
+
+#[test]
 fn transactions_during_a_snapshot_follow_it() {
     let mut bench = filled(1);
     let id = bench.open(1, 100);

@@ -32,8 +32,9 @@ pub trait Store: Send + Sync + 'static {
     fn snapshot(&self, query: SnapshotQuery) -> BoxFuture<'_, Result<Snapshot, StoreError>>;
 
     /// Follows the log: sends each transaction that commits from now on, in commit order, with
-    /// complete row states. Returns once it follows; the channel closes when the log breaks off, and
-    /// the service then starts again with a new epoch.
+    /// complete row states, after telling where the log stands ([`LogEvent::Idle`]). Returns once it
+    /// follows; the channel closes when the log breaks off, and the service then starts again with a
+    /// new epoch.
     fn follow(&self) -> BoxFuture<'_, Result<mpsc::Receiver<LogEvent>, StoreError>>;
 }
 

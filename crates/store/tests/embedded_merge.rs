@@ -370,6 +370,10 @@ fn every_number_counts_once() {
             .as_deref(),
         Some("1")
     );
+    // A restored file may use a forgotten number for something else, which must not be lost.
+    let forgotten = rejection(site.merge(named(1, "after a restore")));
+    assert_eq!(forgotten.code, RejectCode::Equivocation);
+    assert!(forgotten.reason.contains("write it again"));
     assert_eq!(site.core.greet(replica(9), Seq(1)).unwrap(), Seq(0));
 }
 

@@ -42,6 +42,7 @@ impl Peer {
             new_id: Box::new(move || ReplicaId([number; 16])),
             synchronous: Synchronous::Normal,
             busy_timeout: std::time::Duration::from_secs(1),
+            ..OpenOptions::system()
         };
         let mut replica = Replica::open(directory.path().join("r.db"), options).unwrap();
         replica

@@ -1,5 +1,7 @@
 //! The commands, but for the demo.
 
+pub(crate) mod bench;
+pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod install;
 pub(crate) mod limits;

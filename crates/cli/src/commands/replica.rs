@@ -33,6 +33,12 @@ pub(crate) fn run(command: ReplicaCommand, json: bool) -> Result<(), Failure> {
 
 /// Opens a replica that is there already: a misspelt name must not make a new one.
 pub(crate) fn open(file: &Path) -> Result<Replica, Failure> {
+    must_exist(file)?;
+    Ok(Replica::open(file, OpenOptions::system())?)
+}
+
+/// Refuses a file that is not there.
+pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
     if !file.exists() {
         let file = file.display();
         return Err(
@@ -41,7 +47,7 @@ pub(crate) fn open(file: &Path) -> Result<Replica, Failure> {
             )),
         );
     }
-    Ok(Replica::open(file, OpenOptions::system())?)
+    Ok(())
 }
 
 fn init(file: &Path, json: bool) -> Result<(), Failure> {

@@ -104,6 +104,9 @@ struct Tailer {
     schema_told: u64,
 }
 
+/// Times rows are tried to be read again: their table may be altered just then, but hardly each time.
+const REREAD_ATTEMPTS_MAX: u32 = 4;
+
 /// The rows of a transaction that the log alone does not settle.
 #[derive(Default)]
 struct Unsettled {
@@ -152,11 +155,11 @@ impl Tailer {
         if logged.oversize {
             return self.skip_oversize(id, end).await;
         }
-        self.adopt_relations(&logged).await?;
+        self.adopt_relations(&logged, id).await?;
         let images = Images::join(&self.catalog.get(), logged.images, |oid| {
             self.relations.get(&oid).is_some_and(|(_, agrees)| *agrees)
         })?;
-        self.adopt_tables(&images).await?;
+        self.adopt_tables(&images, id).await?;
         if self.tell_schema().await.is_err() {
             return Ok(Err(Abandoned));
         }
@@ -164,8 +167,11 @@ impl Tailer {
         let origins = images.origins.clone();
         let (mut deltas, unsettled) = settle(&catalog, images)?;
         if !unsettled.read_again.is_empty() || !unsettled.mend.is_empty() {
-            deltas.extend(self.settle_by_reading(&catalog, id, unsettled).await?);
+            deltas.extend(self.settle_by_reading(id, unsettled).await?);
             deltas.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+            if self.tell_schema().await.is_err() {
+                return Ok(Err(Abandoned));
+            }
         }
         let event = if deltas.is_empty() && origins.is_empty() {
             LogEvent::Idle(Position(end))
@@ -214,7 +220,11 @@ impl Tailer {
 
     /// Compares tables that the log describes anew with the catalogue, and reads that again where
     /// they differ.
-    async fn adopt_relations(&mut self, logged: &LoggedTransaction) -> Result<(), StoreError> {
+    async fn adopt_relations(
+        &mut self,
+        logged: &LoggedTransaction,
+        id: u64,
+    ) -> Result<(), StoreError> {
         for image in &logged.images {
             let (RowImage::Put { relation, .. } | RowImage::Gone { relation, .. }) = image else {
                 continue;
@@ -227,8 +237,7 @@ impl Tailer {
             }
             let mut agrees = image::agrees(&self.catalog.get(), relation);
             if !agrees {
-                let mut lease = self.pool.lease().await?;
-                self.catalog.refresh(&mut lease).await?;
+                self.refresh_catalog(id).await?;
                 agrees = image::agrees(&self.catalog.get(), relation);
             }
             self.relations
@@ -238,7 +247,7 @@ impl Tailer {
     }
 
     /// Reads the catalogue again if there are clocks of a table that it did not have.
-    async fn adopt_tables(&self, images: &Images) -> Result<(), StoreError> {
+    async fn adopt_tables(&self, images: &Images, id: u64) -> Result<(), StoreError> {
         let catalog = self.catalog.get();
         if images
             .rows
@@ -247,7 +256,13 @@ impl Tailer {
         {
             return Ok(());
         }
+        self.refresh_catalog(id).await
+    }
+
+    /// Reads the catalogue again, as the transaction left it or later.
+    async fn refresh_catalog(&self, id: u64) -> Result<(), StoreError> {
         let mut lease = self.pool.lease().await?;
+        wait_until_visible(&mut lease, id).await?;
         self.catalog.refresh(&mut lease).await
     }
 
@@ -255,7 +270,6 @@ impl Tailer {
     /// trigger; that will come by the log in a transaction of its own.
     async fn settle_by_reading(
         &self,
-        catalog: &Catalog,
         id: u64,
         mut unsettled: Unsettled,
     ) -> Result<Vec<Delta>, StoreError> {
@@ -263,18 +277,44 @@ impl Tailer {
         wait_until_visible(&mut lease, id).await?;
         let mut deltas = Vec::new();
         for (id, keys) in unsettled.read_again {
-            let Some(table) = catalog.tables.get(&id) else {
-                continue;
-            };
             for chunk in keys.chunks(limits::REREAD_ROWS_MAX) {
-                deltas.extend(read_again(&mut lease, table, chunk, &mut unsettled.mend).await?);
+                let read = self
+                    .read_again(&mut lease, id, chunk, &mut unsettled.mend)
+                    .await?;
+                deltas.extend(read);
             }
         }
         drop(lease);
         if !unsettled.mend.is_empty() {
-            mend(&self.pool, catalog, &unsettled.mend).await?;
+            mend(&self.pool, &self.catalog.get(), &unsettled.mend).await?;
         }
         Ok(deltas)
+    }
+
+    /// Reads rows of a table again, by the catalogue as it is then, should the table be altered just
+    /// now.
+    async fn read_again(
+        &self,
+        lease: &mut Lease,
+        id: TableId,
+        keys: &[TextKey],
+        mend: &mut Vec<(TableId, TextKey, Mending)>,
+    ) -> Result<Vec<Delta>, StoreError> {
+        let mut attempts = 0;
+        loop {
+            let catalog = self.catalog.get();
+            let Some(table) = catalog.tables.get(&id) else {
+                return Ok(Vec::new());
+            };
+            attempts += 1;
+            match read_rows(lease, table, keys).await {
+                Ok(stored) => return told(table, keys, stored, mend),
+                Err(Failure::Busy(_) | Failure::Refused(_)) if attempts < REREAD_ATTEMPTS_MAX => {
+                    self.catalog.refresh(lease).await?;
+                }
+                Err(failure) => return Err(failure.into_store_error()),
+            }
+        }
     }
 }
 
@@ -301,18 +341,13 @@ fn settle(catalog: &Catalog, images: Images) -> Result<(Vec<Delta>, Unsettled), 
     Ok((deltas, unsettled))
 }
 
-/// Reads rows again. A table that is being altered may fail that once.
-async fn read_again(
-    lease: &mut Lease,
+/// The deltas that tell of rows read again, and, in `mend`, the rows whose clocks say otherwise.
+fn told(
     table: &PgTable,
     keys: &[TextKey],
+    stored: Vec<StoredRow>,
     mend: &mut Vec<(TableId, TextKey, Mending)>,
 ) -> Result<Vec<Delta>, StoreError> {
-    let stored = match read_rows(lease, table, keys).await {
-        Err(Failure::Busy(_)) => read_rows(lease, table, keys).await,
-        read => read,
-    };
-    let stored = stored.map_err(Failure::into_store_error)?;
     let mut deltas = Vec::with_capacity(stored.len());
     for (key, row) in keys.iter().zip(stored) {
         let clock = row.fold(&table.table)?;

@@ -51,9 +51,10 @@ pub(crate) async fn look_up(
 
 fn decided(upload: &Upload, row: &Row) -> Result<Option<Decided>, StoreError> {
     let Some(hash) = field::<Option<Vec<u8>>>(row, "hash")? else {
-        // The replica has been told of everything that is no longer remembered.
+        // What the number stood for is forgotten, so whether this is the same content again cannot
+        // be told: to call it merged could lose a write.
         let passed: Option<bool> = field(row, "passed")?;
-        return Ok(passed.unwrap_or(false).then_some(Decided::Merged));
+        return Ok(passed.unwrap_or(false).then(|| forgotten(upload)));
     };
     if hash != upload.hash {
         return Ok(Some(Decided::Otherwise));
@@ -64,6 +65,15 @@ fn decided(upload: &Upload, row: &Row) -> Result<Option<Decided>, StoreError> {
     let reason: Option<String> = field(row, "reason")?;
     let refusal = Refusal::new(parse_code(&code), reason.unwrap_or_default());
     Ok(Some(Decided::Refused(refusal)))
+}
+
+fn forgotten(upload: &Upload) -> Decided {
+    let reason = format!(
+        "the number {} is used up, and what it stood for is forgotten: the replica's file was \
+         copied or restored; write it again",
+        upload.transaction.seq.0
+    );
+    Decided::Refused(Refusal::new(RejectCode::Equivocation, reason))
 }
 
 /// Records that `uploads` are merged.

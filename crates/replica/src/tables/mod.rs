@@ -10,6 +10,7 @@ mod capture;
 mod error;
 pub mod key;
 pub mod layout;
+mod merge;
 pub mod meta;
 mod rows;
 mod seal;
@@ -24,7 +25,8 @@ use anabranch_shape::schema::Schema;
 
 pub use capture::is_waiting;
 pub use error::TablesError;
-pub use rows::{ChangeKind, Held, Outcome, RowChange, first, unpack_key};
+pub use merge::{Incoming, Outcome};
+pub use rows::{ChangeKind, Held, RowChange, first, unpack_key};
 pub use seal::{Sealed, seal};
 pub use table::{TableSql, clock_table, dead_table, quote};
 pub use triggers::{Rules, audit, drop_all};

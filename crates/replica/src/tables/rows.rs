@@ -1,12 +1,10 @@
-//! Rows with their clocks: reading them, merging a delta into them, letting them go.
+//! Rows with their clocks: reading them, putting them in a state, letting them go. Merging into
+//! them is in `merge`.
 //!
 //! A known row has a clock; its values lie in the user's table while it is present and in the table
-//! of removed rows while it is not, so that a row that comes back is whole. Merging expects a
-//! connection whose triggers do not capture.
+//! of removed rows while it is not, so that a row that comes back is whole.
 
-use std::{borrow::Cow, cmp::Ordering};
-
-use anabranch_crdt::{ColumnId, Merged, RowClock, RowKey, RowState, TableId, Value, merge};
+use anabranch_crdt::{ColumnId, RowClock, RowKey, RowState, TableId, Value};
 use anabranch_protocol::SubscriptionSet;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -23,17 +21,6 @@ pub struct Held {
     pub clock: RowClock,
     /// The shapes it is in.
     pub shapes: SubscriptionSet,
-}
-
-/// What merging a delta did to a row.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// What the merge decided.
-    pub merged: Merged,
-    /// The shapes the row is in now.
-    pub shapes: SubscriptionSet,
-    /// Whether the row is known now, present or removed.
-    pub known: bool,
 }
 
 /// A change of a row that an application can see.
@@ -69,11 +56,10 @@ impl RowChange {
         presence: (bool, bool),
         columns: &[ColumnId],
     ) -> Option<Self> {
-        let (kind, columns) = match presence {
-            (false, true) => (ChangeKind::Inserted, columns.to_vec()),
-            (true, false) => (ChangeKind::Removed, Vec::new()),
-            (true, true) if !columns.is_empty() => (ChangeKind::Updated, columns.to_vec()),
-            _ => return None,
+        let kind = ChangeKind::of(presence, columns)?;
+        let columns = match kind {
+            ChangeKind::Removed => Vec::new(),
+            _ => columns.to_vec(),
         };
         Some(Self {
             table,
@@ -81,6 +67,18 @@ impl RowChange {
             columns,
             kind,
         })
+    }
+}
+
+impl ChangeKind {
+    /// What a row's presence before and after and its written columns amount to.
+    pub(crate) fn of(presence: (bool, bool), columns: &[ColumnId]) -> Option<Self> {
+        match presence {
+            (false, true) => Some(Self::Inserted),
+            (true, false) => Some(Self::Removed),
+            (true, true) if !columns.is_empty() => Some(Self::Updated),
+            _ => None,
+        }
     }
 }
 
@@ -196,43 +194,6 @@ impl TableSql {
         Ok(state)
     }
 
-    /// Merges a delta into a row, and sets the shapes it is in to what `shapes` makes of them.
-    pub fn merge(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        delta: &RowState,
-        shapes: impl FnOnce(SubscriptionSet) -> SubscriptionSet,
-    ) -> Result<Outcome, TablesError> {
-        let packed = super::key::pack(key);
-        let held = self.held(conn, &packed)?;
-        let known = held.is_some();
-        let Held {
-            mut clock,
-            shapes: held_shapes,
-        } = held.unwrap_or_default();
-        let shapes = shapes(held_shapes);
-        let delta = self.of_known_columns(delta);
-        let merged = self.merge_clock(conn, key, &mut clock, &delta)?;
-        if !merged.changed {
-            if known && shapes != held_shapes {
-                self.put_shapes(conn, &packed, shapes)?;
-            }
-            return Ok(Outcome {
-                merged,
-                shapes,
-                known,
-            });
-        }
-        self.write_winners(conn, key, &delta, &merged, &clock, known)?;
-        self.put_held(conn, &packed, &clock, shapes)?;
-        Ok(Outcome {
-            merged,
-            shapes,
-            known: true,
-        })
-    }
-
     /// Makes a row be in exactly this state, whatever it was in. Not a merge: for taking back what
     /// was refused. A row of which nothing is left to know goes.
     pub fn replace(
@@ -271,150 +232,6 @@ impl TableSql {
         conn.prepare_cached(&self.drop_clock)?
             .execute([super::key::pack(key)])?;
         Ok(())
-    }
-
-    /// The delta without columns that this file does not have yet.
-    fn of_known_columns<'a>(&self, delta: &'a RowState) -> Cow<'a, RowState> {
-        if delta
-            .cells()
-            .all(|(column, ..)| self.register(column).is_some())
-        {
-            Cow::Borrowed(delta)
-        } else {
-            Cow::Owned(delta.project(|column| self.register(column).is_some()))
-        }
-    }
-
-    /// The decision; the row is read only where two stamps are equal.
-    fn merge_clock(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        clock: &mut RowClock,
-        delta: &RowState,
-    ) -> Result<Merged, TablesError> {
-        let present = clock.existence.is_present();
-        let mut values: Option<Vec<Value>> = None;
-        let mut failure = None;
-        let merged = merge(clock, delta, |column, incoming| {
-            if values.is_none() {
-                match self.values(conn, key, present) {
-                    Ok(read) => values = Some(read.unwrap_or_default()),
-                    Err(error) => {
-                        failure.get_or_insert(error);
-                    }
-                }
-            }
-            let position = self
-                .registers
-                .binary_search_by_key(&column, |register| register.id);
-            let held = position.ok().and_then(|at| values.as_ref()?.get(at));
-            held.map_or(Ordering::Less, |held| held.cmp(incoming))
-        });
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(merged),
-        }
-    }
-
-    fn write_winners(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        delta: &RowState,
-        merged: &Merged,
-        clock: &RowClock,
-        known: bool,
-    ) -> Result<(), TablesError> {
-        let won: Vec<(&ColumnSql, &Value)> = delta
-            .cells()
-            .filter(|(column, ..)| merged.won.binary_search(column).is_ok())
-            .filter_map(|(column, _, value)| Some((self.register(column)?, value)))
-            .collect();
-        match (merged.was_present, merged.is_present) {
-            (true, true) => self.update_row(conn, key, &won),
-            (false, true) if !known => self.insert_row(conn, key, &won),
-            (false, true) => self.raise(conn, key, &won, clock),
-            (true, false) => {
-                run(conn, &self.bury, &key.0)?;
-                run(conn, &self.delete_row, &key.0)?;
-                self.update_dead(conn, key, &won)
-            }
-            (false, false) => self.update_dead(conn, key, &won),
-        }
-    }
-
-    fn insert_row(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        cells: &[(&ColumnSql, &Value)],
-    ) -> Result<(), TablesError> {
-        let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
-        let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
-        run(conn, &self.insert(&registers), values).map(drop)
-    }
-
-    fn update_row(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        cells: &[(&ColumnSql, &Value)],
-    ) -> Result<(), TablesError> {
-        if cells.is_empty() {
-            return Ok(());
-        }
-        let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
-        let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
-        let updated = run(conn, &self.update(&registers), values)?;
-        // A row that vanished with the triggers off must not stop the merge.
-        if updated == 0 {
-            self.insert_row(conn, key, cells)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Brings a removed row back: the values it had, and the winners over them.
-    fn raise(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        won: &[(&ColumnSql, &Value)],
-        clock: &RowClock,
-    ) -> Result<(), TablesError> {
-        let kept = self.values(conn, key, false)?.unwrap_or_default();
-        let kept = self.registers.iter().zip(&kept);
-        let kept = kept.filter(|(register, _)| clock.register(register.id).is_some());
-        let mut cells: Vec<(&ColumnSql, &Value)> = kept.collect();
-        for (register, value) in won {
-            match cells.iter_mut().find(|(held, _)| held.id == register.id) {
-                Some(cell) => cell.1 = value,
-                None => cells.push((register, value)),
-            }
-        }
-        cells.sort_unstable_by_key(|(register, _)| register.id);
-        self.insert_row(conn, key, &cells)?;
-        run(conn, &self.delete_dead, &key.0).map(drop)
-    }
-
-    fn update_dead(
-        &self,
-        conn: &Connection,
-        key: &RowKey,
-        won: &[(&ColumnSql, &Value)],
-    ) -> Result<(), TablesError> {
-        if won.is_empty() {
-            return Ok(());
-        }
-        let kept = self.values(conn, key, false)?;
-        let mut values = kept.unwrap_or_else(|| vec![Value::Null; self.registers.len()]);
-        for (register, slot) in self.registers.iter().zip(&mut values) {
-            if let Some((_, value)) = won.iter().find(|(won, _)| won.id == register.id) {
-                *slot = (*value).clone();
-            }
-        }
-        run(conn, &self.put_dead, key.0.iter().chain(&values)).map(drop)
     }
 
     /// Forgets what is kept of a removed row, apart from its clock.
@@ -478,7 +295,7 @@ pub fn unpack_key(packed: &[u8]) -> Result<RowKey, TablesError> {
         .ok_or_else(|| TablesError::Damaged("a row's key cannot be read".to_owned()))
 }
 
-fn run<'a>(
+pub(super) fn run<'a>(
     conn: &Connection,
     sql: &str,
     values: impl IntoIterator<Item = &'a Value>,

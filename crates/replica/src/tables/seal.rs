@@ -10,6 +10,7 @@ use super::{
     Held, RowChange, Tables, TablesError,
     capture::{Net, drain},
     key::pack,
+    merge::Write,
     table::{ColumnSql, TableSql, quote},
     values::{Bound, canonical},
 };
@@ -33,10 +34,14 @@ pub struct Sealed {
 pub fn seal(conn: &Connection, tables: &Tables, stamp: Stamp) -> Result<Sealed, TablesError> {
     let nets = drain(conn, tables)?;
     let mut sealing = Sealing::new(conn, tables, stamp);
-    for ((id, key), net) in nets {
-        if let Some(table) = tables.get(id) {
-            sealing.row(table, key, &net)?;
-        }
+    // In the order in which the clocks lie.
+    let mut order: Vec<(TableId, Vec<u8>, RowKey, Net)> = nets
+        .into_iter()
+        .map(|((table, key), net)| (table, pack(&key), key, net))
+        .collect();
+    order.sort_unstable_by(|one, next| (one.0, &one.1).cmp(&(next.0, &next.1)));
+    for run in order.chunk_by(|one, next| one.0 == next.0) {
+        sealing.rows(run)?;
     }
     sealing.revive_parents()?;
     let deltas = sealing.states.into_iter();
@@ -70,47 +75,72 @@ impl<'a> Sealing<'a> {
         }
     }
 
-    fn row(&mut self, table: &TableSql, key: RowKey, net: &Net) -> Result<(), TablesError> {
-        for spelled in &net.spelled {
-            respell(self.conn, table, spelled, &key)?;
+    /// Seals rows of one table, which come in the order of packed keys.
+    fn rows(&mut self, run: &[(TableId, Vec<u8>, RowKey, Net)]) -> Result<(), TablesError> {
+        let Some(table) = run.first().and_then(|(id, ..)| self.tables.get(*id)) else {
+            return Ok(());
+        };
+        let held = table.held_in_order(self.conn, run.iter().map(|(_, packed, ..)| &packed[..]))?;
+        let mut writes = Vec::with_capacity(run.len());
+        for ((_, packed, key, net), held) in run.iter().zip(held) {
+            if let Some(held) = self.row(table, key, net, held)? {
+                writes.push(Write { packed, held });
+            }
         }
-        let held = table.held(self.conn, &pack(&key))?;
+        table.put_all_held(self.conn, &writes)
+    }
+
+    /// Seals a row; what is to be kept beside it, unless nothing came of it.
+    fn row(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+        net: &Net,
+        held: Option<Held>,
+    ) -> Result<Option<Held>, TablesError> {
+        for spelled in &net.spelled {
+            respell(self.conn, table, spelled, key)?;
+        }
         let was_present = held
             .as_ref()
             .is_some_and(|held| held.clock.existence.is_present());
         let known = held.is_some();
         let held = held.unwrap_or_default();
-        let state = match table.written_values(self.conn, &key, true)? {
+        let state = match table.written_values(self.conn, key, true)? {
             Some(values) => {
                 if net.deleted || (known && !was_present) {
-                    table.forget_dead(self.conn, &key)?;
+                    table.forget_dead(self.conn, key)?;
                 }
                 let all = net.inserted || !was_present;
-                Some(self.written(table, &key, net, all, &held, values)?)
+                Some(self.written(table, key, net, all, &held, values)?)
             }
-            None if known => self.removed(table, &key, net, &held, was_present)?,
+            None if known => self.removed(table, key, net, &held, was_present)?,
             None => {
-                table.forget_dead(self.conn, &key)?;
+                table.forget_dead(self.conn, key)?;
                 None
             }
         };
-        let Some(state) = state else { return Ok(()) };
+        let Some(state) = state else {
+            return Ok(None);
+        };
         let mut clock = held.clock;
         for (column, stamp, _) in state.cells() {
             clock.set(column, stamp);
         }
         clock.existence.merge(state.existence());
         let present = clock.existence.is_present();
-        table.put_held(self.conn, &pack(&key), &clock, held.shapes)?;
         let columns: Vec<ColumnId> = state.cells().map(|(column, ..)| column).collect();
         self.changes.extend(RowChange::of(
             table.id(),
-            &key,
+            key,
             (was_present, present),
             &columns,
         ));
-        self.states.insert((table.id(), key), state);
-        Ok(())
+        self.states.insert((table.id(), key.clone()), state);
+        Ok(Some(Held {
+            clock,
+            shapes: held.shapes,
+        }))
     }
 
     /// The delta of a row that is there.

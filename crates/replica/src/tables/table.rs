@@ -15,6 +15,7 @@ pub struct TableSql {
     pub(super) keys: Vec<ColumnSql>,
     pub(super) registers: Vec<ColumnSql>,
     pub(super) read_clock: String,
+    pub(super) scan_clocks: String,
     pub(super) put_clock: String,
     pub(super) put_shapes: String,
     pub(super) drop_clock: String,
@@ -67,10 +68,11 @@ impl TableSql {
         let dead_rows = read(list(registers.iter().map(|column| &column.dead)));
         Self {
             read_clock: format!("SELECT clock, shapes FROM {clock} WHERE key = ?1"),
-            put_clock: format!(
-                "INSERT INTO {clock}(key, clock, shapes) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT(key) DO UPDATE SET clock = excluded.clock, shapes = excluded.shapes"
+            scan_clocks: format!(
+                "SELECT key, clock, shapes FROM {clock} WHERE key >= ?1 ORDER BY key"
             ),
+            // SQLite writes this with one search of the tree, an upsert with two.
+            put_clock: format!("REPLACE INTO {clock}(key, clock, shapes) VALUES (?1, ?2, ?3)"),
             put_shapes: format!("UPDATE {clock} SET shapes = ?2 WHERE key = ?1"),
             drop_clock: format!("DELETE FROM {clock} WHERE key = ?1"),
             read_row: format!("SELECT {rows} FROM {name} WHERE {row_is}"),

@@ -111,22 +111,19 @@ fn boolean(text: &str) -> Option<Value> {
 /// The bytes of a UUID in canonical text; `None` for any other text.
 pub(super) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
     let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    if (text[8], text[13], text[18], text[23]) != (b'-', b'-', b'-', b'-') {
+        return None;
+    }
     let mut out = [0_u8; 16];
-    let mut digits = text
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23));
-    for byte in &mut out {
-        let (_, high) = digits.next()?;
-        let (_, low) = digits.next()?;
+    for (byte, at) in out.iter_mut().zip(UUID_DIGITS) {
+        let (high, low) = (text.get(at)?, text.get(at + 1)?);
         *byte = (hex(*high)? << 4) | hex(*low)?;
     }
-    matches!(
-        (text[8], text[13], text[18], text[23]),
-        (b'-', b'-', b'-', b'-')
-    )
-    .then_some(out)
+    Some(out)
 }
+
+/// Where the digits of each byte of a UUID begin in its text.
+const UUID_DIGITS: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
 /// The canonical text of a UUID.
 pub(super) fn uuid_text(bytes: [u8; 16]) -> String {

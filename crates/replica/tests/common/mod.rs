@@ -141,6 +141,7 @@ pub fn options(clock: &Clock, id: u8) -> OpenOptions {
         new_id: Box::new(move || ReplicaId([id; 16])),
         synchronous: Synchronous::Normal,
         busy_timeout: Duration::from_millis(50),
+        ..OpenOptions::system()
     }
 }
 

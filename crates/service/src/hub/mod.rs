@@ -335,6 +335,11 @@ impl Hub {
         }
     }
 
+    /// The store cannot greet or merge for a session, and trying again would not help.
+    pub fn failed(&mut self, id: SessionId, reason: &str) {
+        self.refuse(id, Refusal::new(RefusalCode::Unavailable, reason));
+    }
+
     /// The store has committed a transaction.
     pub fn store_transaction(&mut self, transaction: StoreTransaction) {
         let position = transaction.position;

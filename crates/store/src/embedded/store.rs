@@ -156,6 +156,8 @@ impl Follower {
     /// Ends when nobody listens any more, or the log breaks off.
     async fn run(mut self) {
         let mut written = self.store.written.subscribe();
+        // Where the log stands, for a service that starts over a store at rest.
+        let _ = self.events.send(LogEvent::Idle(self.position)).await;
         loop {
             let told = match self.tell().await {
                 Ok(told) => told,

@@ -126,8 +126,17 @@ fn known_outcome(work: &Work<'_>, upload: &Upload) -> Result<Option<MergeOutcome
             refusal: Some(why), ..
         }) => rejection(work, upload, why).map(|outcome| Some(MergeOutcome::Rejected(outcome))),
         Some(_) => Ok(Some(MergeOutcome::Duplicate(log::last(work.conn)?))),
-        // The replica itself has said that it needs this outcome no more.
-        None if seq <= last => Ok(Some(MergeOutcome::Duplicate(log::last(work.conn)?))),
+        // The replica has said that it needs this outcome no more, so whether this is the same
+        // content again cannot be told: to call it merged could lose a write.
+        None if seq <= last => {
+            let reason = format!(
+                "the number {} is used up, and what it stood for is forgotten: the replica's file \
+                 was copied or restored; write it again",
+                seq.0
+            );
+            let why = (RejectCode::Equivocation, reason);
+            rejection(work, upload, why).map(|outcome| Some(MergeOutcome::Rejected(outcome)))
+        }
         None if last.0 != 0 && seq != last.next() => Err(StoreError::Damaged(format!(
             "transaction {} of replica {replica} came after {}: those between are missing",
             seq.0, last.0

@@ -26,7 +26,6 @@ pub(super) struct Peer {
     pub(super) rejected: u64,
     replica: Option<Replica>,
     path: PathBuf,
-    lives: u32,
     id: ReplicaId,
     time_ms: Arc<AtomicU64>,
     skew_ms: Arc<AtomicI64>,
@@ -46,7 +45,6 @@ impl Peer {
             rejected: 0,
             replica: None,
             path,
-            lives: 0,
             id: ReplicaId(id),
             time_ms: Arc::new(AtomicU64::new(now_ms)),
             skew_ms: Arc::new(AtomicI64::new(0)),
@@ -56,7 +54,7 @@ impl Peer {
     }
 
     fn file(&self) -> PathBuf {
-        self.path.with_extension(format!("{}.db", self.lives))
+        self.path.with_extension("db")
     }
 
     fn open(&mut self) -> Result<(), Failure> {
@@ -70,6 +68,7 @@ impl Peer {
             new_id: Box::new(move || id),
             synchronous: Synchronous::Normal,
             busy_timeout: Duration::from_secs(5),
+            ..OpenOptions::system()
         };
         let replica = Replica::open(self.file(), options);
         self.replica = Some(replica.map_err(|error| Failure::broken("cannot open", error))?);
@@ -100,21 +99,11 @@ impl Peer {
     /// at that moment, the write-ahead log unfinished.
     pub(super) fn crash(&mut self) -> Result<(), Failure> {
         self.count_rejections();
-        let from = self.file();
-        self.lives += 1;
-        let to = self.file();
-        for suffix in ["", "-wal"] {
-            let copied = std::fs::copy(with_suffix(&from, suffix), with_suffix(&to, suffix));
-            if let Err(error) = copied
-                && suffix.is_empty()
-            {
-                return Err(Failure::broken(
-                    "cannot copy the file of a killed replica",
-                    error,
-                ));
-            }
-        }
+        let (file, aside) = (self.file(), self.path.with_extension("killed"));
+        copy_file(&file, &aside)?;
         self.replica = None;
+        // Back into the same file, since a replica in another one would be a copy.
+        copy_file(&aside, &file)?;
         self.driver = Driver::new("");
         self.session = None;
         self.open()
@@ -175,6 +164,22 @@ impl Peer {
         let status = self.replica.as_ref().map(Replica::status);
         format!("{:?} {status:?}", self.driver.phase())
     }
+}
+
+/// Copies a SQLite file with its write-ahead log, over what is there.
+fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
+    for suffix in ["", "-wal"] {
+        let (from, to) = (with_suffix(from, suffix), with_suffix(to, suffix));
+        let copied = if from.exists() {
+            std::fs::copy(from, to).map(drop)
+        } else if to.exists() {
+            std::fs::remove_file(to)
+        } else {
+            Ok(())
+        };
+        copied.map_err(|error| Failure::broken("cannot copy a replica's file", error))?;
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

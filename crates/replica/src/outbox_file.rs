@@ -1,0 +1,107 @@
+//! The outbox as bytes: to keep unsent work when a file must go, and to bring it into another.
+
+use std::collections::HashSet;
+
+use anabranch_crdt::Stamp;
+use anabranch_protocol::{
+    LocalTransaction, Seq,
+    codec::{decode_transaction, encode_transaction},
+};
+
+use crate::{
+    Event, Origin, Replica, ReplicaError,
+    identity::state_by,
+    outbox,
+    turn::{Bounds, Turn},
+};
+
+/// What an exported outbox begins with: the kind and its version.
+const MAGIC: &[u8] = b"anabranch outbox 1\n";
+
+impl Replica {
+    /// Everything that waits for the service, as bytes for [`Replica::import_outbox`] of another
+    /// replica of the same store. It stays in this one.
+    pub fn export_outbox(&mut self) -> Result<Vec<u8>, ReplicaError> {
+        self.seal()?;
+        let waiting = self.pending(Seq(0), usize::MAX)?;
+        let count = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
+        let mut out = [MAGIC, &count.to_be_bytes()].concat();
+        for transaction in waiting {
+            let payload = encode_transaction(&transaction)?;
+            let length = u32::try_from(payload.len()).map_err(|_| ReplicaError::TooLarge {
+                bytes: payload.len(),
+            })?;
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&payload);
+        }
+        Ok(out)
+    }
+
+    /// Takes in what another replica had not sent, as writes of this one, all or nothing: each
+    /// transaction under a number of its own. The readings of the clock stay, so that what is newer
+    /// here or in the store stays. Returns how many transactions there were.
+    ///
+    /// The schema must be there already. Import once: a second time sends everything again, which
+    /// is harmless but for rows that somebody has deleted meanwhile.
+    pub fn import_outbox(&mut self, exported: &[u8]) -> Result<u64, ReplicaError> {
+        let transactions = read(exported)?;
+        let count = u64::try_from(transactions.len()).unwrap_or(u64::MAX);
+        let transactions_max = self.outbox_transactions_max();
+        let theirs: HashSet<Stamp> = transactions.iter().map(|waits| waits.stamp).collect();
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            for transaction in transactions {
+                turn.import(transaction, &theirs, transactions_max)?;
+            }
+            Ok(count)
+        })
+    }
+}
+
+impl Turn<'_> {
+    fn import(
+        &mut self,
+        mut transaction: LocalTransaction,
+        theirs: &HashSet<Stamp>,
+        transactions_max: u64,
+    ) -> Result<(), ReplicaError> {
+        self.numbers.hlc = self.numbers.hlc.max(transaction.stamp.hlc);
+        transaction.stamp.replica = self.replica;
+        transaction.seq = self.next_seq();
+        let mut changes = Vec::new();
+        for delta in &mut transaction.deltas {
+            delta.state = state_by(&delta.state, theirs, self.replica);
+            let table = self.tables.get(delta.table);
+            let number = || ReplicaError::NoTable(format!("number {}", delta.table.0));
+            let table = table.ok_or_else(number)?;
+            let merged = table.merge(self.tx, &delta.key, &delta.state, |held| held)?;
+            changes.extend(merged.into_change(table.id(), delta.key.clone()));
+        }
+        outbox::append(self.tx, &transaction, transactions_max)?;
+        self.queued(&transaction);
+        self.events.extend(Event::rows(Origin::Local, changes));
+        self.events.push(Event::Sealed(transaction.seq));
+        Ok(())
+    }
+}
+
+fn read(exported: &[u8]) -> Result<Vec<LocalTransaction>, ReplicaError> {
+    let rest = exported.strip_prefix(MAGIC).ok_or(ReplicaError::NoOutbox)?;
+    let (count, mut rest) = rest.split_first_chunk().ok_or(ReplicaError::NoOutbox)?;
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let (length, more) = rest.split_first_chunk().ok_or(ReplicaError::NoOutbox)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let (payload, more) = more
+            .split_at_checked(length)
+            .ok_or(ReplicaError::NoOutbox)?;
+        out.push(decode_transaction(payload)?);
+        rest = more;
+    }
+    // One that breaks off between two transactions looks whole otherwise.
+    if u64::try_from(out.len()) == Ok(u64::from_be_bytes(*count)) {
+        Ok(out)
+    } else {
+        Err(ReplicaError::NoOutbox)
+    }
+}
