@@ -6,7 +6,7 @@ mod common;
 use std::{collections::BTreeMap, time::Duration};
 
 use anabranch_crdt::{RowKey, RowState, Value};
-use anabranch_protocol::Seq;
+use anabranch_protocol::{Position, Seq};
 use anabranch_store::{
     LogEvent, MergeOutcome, SnapshotQuery, Store, StoreError, embedded::EmbeddedStore,
 };
@@ -39,6 +39,9 @@ async fn merges_and_other_programs_are_told_in_order() -> Result<(), StoreError>
     let path = directory.path().join("store.db");
     let store = EmbeddedStore::open(&path, Some(TABLE))?;
     let mut events = store.follow().await?;
+    let LogEvent::Idle(Position(0)) = next(&mut events).await else {
+        panic!("where the log stands is told first")
+    };
     let table = store.schema().await?.table_named("t").unwrap().id;
     let at = stamp(0, 1);
     let pushed = upload(
