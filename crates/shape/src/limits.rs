@@ -7,9 +7,9 @@ pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// the chain is long, and taking that apart takes stack.
 pub const FILTER_TOKENS_MAX: usize = 4096;
 
-/// Levels of parentheses and `NOT`: each costs the parser some ten kilobytes of stack in a build
-/// without optimisation, and has to fit a thread of two megabytes.
-pub const FILTER_DEPTH_MAX: usize = 32;
+/// Levels of parentheses and `NOT`: each costs the parser well over fifty kilobytes of stack in a
+/// build without optimisation, and all have to fit a thread of two megabytes.
+pub const FILTER_DEPTH_MAX: usize = 16;
 
 /// Comparisons and other tests in a filter: each is work for every row that changes.
 pub const FILTER_TESTS_MAX: usize = 256;

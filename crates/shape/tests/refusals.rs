@@ -236,7 +236,7 @@ fn limits_hold() {
     assert!(refusal(&text).contains("too many bytes"));
     let depth = limits::FILTER_DEPTH_MAX;
     let nested = format!("{}done{}", "(".repeat(depth), ")".repeat(depth));
-    assert!(refusal(&nested).contains("too many levels; at most 32 are allowed"));
+    assert!(refusal(&nested).contains("too many levels; at most 16 are allowed"));
     let chain = vec!["done"; limits::FILTER_TESTS_MAX + 1].join(" OR ");
     assert!(refusal(&chain).contains("too many tests"));
     let list = vec!["1"; limits::IN_LIST_MAX + 1].join(",");

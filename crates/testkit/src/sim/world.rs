@@ -387,20 +387,8 @@ impl World {
 
     fn send_up(&mut self, session: SessionId, frame: &ClientFrame) -> Result<(), Failure> {
         let bytes = encode_client_frame(frame).map_err(|error| Failure::broken("codec", error))?;
-        self.note(&bytes);
-        for fragment in fragments(&bytes) {
-            let latency = 1 + self.rng.below(120);
-            let Some(link) = self.links.get_mut(&session) else {
-                return Ok(());
-            };
-            if link.broken {
-                return Ok(());
-            }
-            link.up_at = link.up_at.max(self.now + latency);
-            let time = link.up_at;
-            let frame = fragment;
-            self.at(time, Happening::AtService { session, frame });
-        }
+        let arrival = |session, frame| Happening::AtService { session, frame };
+        self.transmit(session, &bytes, |link| &mut link.up_at, arrival);
         Ok(())
     }
 
@@ -410,21 +398,30 @@ impl World {
         frame: &ServerFrame,
     ) -> Result<(), Failure> {
         let bytes = encode_server_frame(frame).map_err(|error| Failure::broken("codec", error))?;
-        self.note(&bytes);
-        for fragment in fragments(&bytes) {
-            let latency = 1 + self.rng.below(120);
-            let Some(link) = self.links.get_mut(&session) else {
-                return Ok(());
-            };
-            if link.broken {
-                return Ok(());
-            }
-            link.down_at = link.down_at.max(self.now + latency);
-            let time = link.down_at;
-            let frame = fragment;
-            self.at(time, Happening::AtReplica { session, frame });
-        }
+        let arrival = |session, frame| Happening::AtReplica { session, frame };
+        self.transmit(session, &bytes, |link| &mut link.down_at, arrival);
         Ok(())
+    }
+
+    /// Puts a frame's fragments on a connection, each after the one before it.
+    fn transmit(
+        &mut self,
+        session: SessionId,
+        bytes: &[u8],
+        last_delivery: impl Fn(&mut Link) -> &mut u64,
+        arrival: impl Fn(SessionId, Vec<u8>) -> Happening,
+    ) {
+        self.note(bytes);
+        for fragment in fragments(bytes) {
+            let soonest = self.now + 1 + self.rng.below(120);
+            let Some(link) = self.links.get_mut(&session).filter(|link| !link.broken) else {
+                return;
+            };
+            let time = last_delivery(link);
+            *time = soonest.max(*time);
+            let time = *time;
+            self.at(time, arrival(session, fragment));
+        }
     }
 
     fn arrive_at_service(&mut self, session: SessionId, bytes: &[u8]) -> Result<(), Failure> {
