@@ -14,12 +14,13 @@ pub(crate) fn undocumented_limits(tree: &Tree) -> Vec<String> {
         .map_or("", |file| file.text.as_str());
     let mut offences = Vec::new();
     let mut names = Vec::new();
-    for file in tree.with_ending("/src/limits.rs") {
+    // The command that prints the page is called the same and sets none.
+    let sources = tree.with_ending("/limits.rs");
+    for file in sources.filter(|file| !file.path.contains("/commands/")) {
         for (name, expression) in constants(&file.text) {
-            let row = document
-                .lines()
-                .find(|line| line.contains(&format!("`{name}`")));
-            if !row.is_some_and(|row| row.contains(&format!("`{expression}`"))) {
+            // Two crates may use one name; each of them has a row.
+            let start = format!("| `{name}` | `{expression}` |");
+            if !document.lines().any(|line| line.starts_with(&start)) {
                 offences.push(format!("{}: `{name}` is `{expression}`", file.path));
             }
             names.push(name);
