@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{Hlc, ReplicaId, Stamp};
+use crate::{Hlc, Stamp};
 
 /// Whether a replica's newest addition of the row still stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,11 +107,6 @@ impl Existence {
     /// The newest clock reading in it.
     pub fn newest(&self) -> Option<Hlc> {
         self.entries.iter().map(|entry| entry.stamp.hlc).max()
-    }
-
-    /// The replicas whose additions it knows.
-    pub fn replicas(&self) -> impl Iterator<Item = ReplicaId> {
-        self.entries.iter().map(|entry| entry.stamp.replica)
     }
 }
 

@@ -35,9 +35,6 @@ pub const UP_CREDIT_TRANSACTIONS: u32 = 256;
 /// enough that the service's answer comes soon.
 pub const PUSH_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of one text or blob value: what fits a frame with room to spare for its row.
-pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Bytes of a shape's `where` clause as text: far above what people write by hand.
 pub const WHERE_BYTES_MAX: usize = anabranch_shape::limits::FILTER_BYTES_MAX;
 
