@@ -44,8 +44,8 @@ pub use anabranch_protocol::{
 };
 pub use anabranch_replica::{
     ChangeKind, Committed, Diff, Event, Finding, LiveQuery, LiveQueryError, MergedOver, Observer,
-    OpenError, OpenOptions, Origin, RejectedTransaction, Replica, ReplicaError, ResultRow,
-    RowChange, SubscriptionStatus, Synchronous, TransactionError, TransactionState, Trouble,
-    examine,
+    OpenError, OpenOptions, OrderError, Origin, RejectedTransaction, Replica, ReplicaError,
+    ResultRow, RowChange, SubscriptionStatus, Synchronous, TransactionError, TransactionState,
+    Trouble, examine, order_between, register_functions,
 };
 pub use anabranch_shape::schema;

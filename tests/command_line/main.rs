@@ -7,3 +7,4 @@ mod common;
 mod demo_converges;
 mod merging_is_measured;
 mod postgres_is_installed_and_served;
+mod work_is_carried_by_hand;

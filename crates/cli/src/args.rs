@@ -32,6 +32,16 @@ pub(crate) enum Command {
     Replica(ReplicaCommand),
     /// Look into a replica: tables, clocks, subscriptions, outbox, refused transactions
     Inspect(InspectArgs),
+    /// Copy a replica's file, also while it is in use; opened, the copy is a replica of its own
+    Backup {
+        /// The replica's file
+        file: PathBuf,
+        /// The file to make
+        to: PathBuf,
+    },
+    /// List, export or import what a replica has not sent
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Examine a replica's file: whether it is whole, and rows, clocks and triggers agree
     Doctor(DoctorArgs),
     /// Print every limit, with its reason
@@ -181,6 +191,29 @@ pub(crate) enum ReplicaCommand {
         file: PathBuf,
         /// The SQL
         sql: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OutboxCommand {
+    /// Show the transactions that wait for the service, oldest first
+    List {
+        /// The replica's file
+        file: PathBuf,
+    },
+    /// Write what waits to a new file; it stays in the replica
+    Export {
+        /// The replica's file
+        file: PathBuf,
+        /// The file to make
+        to: PathBuf,
+    },
+    /// Take in what another replica of the same store has exported, as writes of this one
+    Import {
+        /// The replica's file
+        file: PathBuf,
+        /// The exported file
+        from: PathBuf,
     },
 }
 

@@ -1,5 +1,5 @@
-//! The command line of Anabranch: `anabranch demo`, `serve`, `install`, `replica`, `inspect`, `doctor`,
-//! `limits`, `bench`.
+//! The command line of Anabranch: `anabranch demo`, `serve`, `install`, `replica`, `inspect`, `backup`,
+//! `outbox`, `doctor`, `limits`, `bench`.
 //!
 //! Everything it does is done by the other crates; here are only arguments, output, exit codes and
 //! the demo's story. It is the one crate that prints.
@@ -40,6 +40,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Uninstall(args) => on_tokio(commands::install::uninstall(args, json)).map(done),
         Command::Replica(command) => commands::replica::run(command, json).map(done),
         Command::Inspect(args) => commands::inspect::run(&args, json).map(done),
+        Command::Backup { file, to } => commands::outbox::backup(&file, &to, json).map(done),
+        Command::Outbox(command) => commands::outbox::run(&command, json).map(done),
         Command::Bench(BenchCommand::Merge(args)) => commands::bench::merge(args, json).map(done),
         Command::Doctor(args) => commands::doctor::run(&args, json),
         Command::Limits => {

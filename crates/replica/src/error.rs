@@ -81,6 +81,14 @@ pub enum ReplicaError {
     /// The bytes are no exported outbox, or only a part of one.
     #[error("these bytes are no exported outbox; export it again")]
     NoOutbox,
+    /// A file could not be written beside the replica's.
+    #[error("{path} cannot be written: {source}; name a new file, in a folder with room")]
+    Unwritable {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// There is no such table.
     #[error("there is no replicated table {0}; subscribe to a shape of it first")]
     NoTable(String),

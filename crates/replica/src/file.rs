@@ -1,12 +1,12 @@
 //! The file: recognising it, creating it, and the connections to it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anabranch_crdt::ReplicaId;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
 use crate::{
-    OpenError, OpenOptions, ReplicaError, Synchronous, identity,
+    OpenError, OpenOptions, ReplicaError, Synchronous, functions, identity,
     limits::{CACHE_KIB, PAGE_BYTES, STATEMENTS_CACHED, WAL_PAGES},
     tables::{
         first,
@@ -49,6 +49,8 @@ fn configure(
     options: &OpenOptions,
 ) -> Result<(), rusqlite::Error> {
     conn.busy_timeout(options.busy_timeout)?;
+    let (now, random) = (Arc::clone(&options.now), Arc::clone(&options.random));
+    functions::register(conn, move || now(), move || random())?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     conn.pragma_update(None, "page_size", PAGE_BYTES)?;
     // Reading the header first tells a file that is not a database from one that is.

@@ -16,6 +16,10 @@ pub const OUTBOX_TRANSACTIONS_MAX: u64 = 1_000_000;
 /// Bytes of one transaction: what fits a frame with room for what surrounds it.
 pub const TRANSACTION_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 
+/// Bytes of a key of an ordered list: some two thousand insertions into ever the same gap, after which
+/// the list wants new keys.
+pub const ORDER_KEY_BYTES_MAX: usize = 512;
+
 /// Statements kept prepared on a connection: about eight a table, for the tables in use at once.
 pub(crate) const STATEMENTS_CACHED: usize = 512;
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,7 +13,9 @@ use crate::limits::OUTBOX_TRANSACTIONS_MAX;
 /// How to open a replica.
 pub struct OpenOptions {
     /// The wall clock.
-    pub now: Box<dyn Fn() -> Millis + Send>,
+    pub now: Arc<dyn Fn() -> Millis + Send + Sync>,
+    /// Draws over all of `u64`, for the SQL functions.
+    pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Makes the identity of a new replica; never the same one twice, in the whole world.
     pub new_id: Box<dyn FnMut() -> ReplicaId + Send>,
     /// How durable a local commit is.
@@ -37,15 +40,11 @@ pub enum Synchronous {
 }
 
 impl OpenOptions {
-    /// The system's clock and random identities: the one place in this crate that reads them.
+    /// The system's clock and random identities: the one file in this crate that reads them.
     pub fn system() -> Self {
         Self {
-            now: Box::new(|| {
-                let since = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
-                Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-            }),
+            now: Arc::new(system_time),
+            random: Arc::new(system_random),
             new_id: Box::new(|| ReplicaId(uuid::Uuid::new_v4().into_bytes())),
             synchronous: Synchronous::Normal,
             outbox_transactions_max: OUTBOX_TRANSACTIONS_MAX,
@@ -61,4 +60,15 @@ impl fmt::Debug for OpenOptions {
             .field("busy_timeout", &self.busy_timeout)
             .finish_non_exhaustive()
     }
+}
+
+pub(crate) fn system_time() -> Millis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+pub(crate) fn system_random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }

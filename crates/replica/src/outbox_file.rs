@@ -1,6 +1,11 @@
 //! The outbox as bytes: to keep unsent work when a file must go, and to bring it into another.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
 
 use anabranch_crdt::Stamp;
 use anabranch_protocol::{
@@ -35,6 +40,17 @@ impl Replica {
             out.extend_from_slice(&payload);
         }
         Ok(out)
+    }
+
+    /// The same, into a new file at `path`, flushed to the disk; how many transactions there were.
+    pub fn export_outbox_to(&mut self, path: impl AsRef<Path>) -> Result<u64, ReplicaError> {
+        let exported = self.export_outbox()?;
+        let path = path.as_ref();
+        write_new(path, &exported).map_err(|source| ReplicaError::Unwritable {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(count_in(&exported))
     }
 
     /// Takes in what another replica had not sent, as writes of this one, all or nothing: each
@@ -83,6 +99,24 @@ impl Turn<'_> {
         self.events.push(Event::Sealed(transaction.seq));
         Ok(())
     }
+}
+
+/// Writes a file that is not there yet, wholly or not at all.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // What the disk had no room for is of no use.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// How many transactions an export says it has.
+fn count_in(exported: &[u8]) -> u64 {
+    let rest = exported.strip_prefix(MAGIC);
+    let count = rest.and_then(|rest| rest.first_chunk());
+    count.map_or(0, |count| u64::from_be_bytes(*count))
 }
 
 fn read(exported: &[u8]) -> Result<Vec<LocalTransaction>, ReplicaError> {

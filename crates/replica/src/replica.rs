@@ -110,6 +110,28 @@ impl Replica {
         &self.application
     }
 
+    /// A connection of the caller's own for reading, on which nothing can be written: readers wait
+    /// for nobody and nobody waits for them. One for each thread.
+    ///
+    /// ```
+    /// use anabranch_replica::{OpenOptions, Replica};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let replica = Replica::open(folder.path().join("notes.db"), OpenOptions::system())?;
+    /// let reader = replica.reader()?;
+    /// std::thread::spawn(move || {
+    ///     reader.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reader(&self) -> Result<Connection, OpenError> {
+        let path = self.application.path().unwrap_or_default();
+        let reader = connect(Path::new(path), Purpose::Application, &self.options)?;
+        let only = reader.pragma_update(None, "query_only", true);
+        only.map_err(ReplicaError::from)?;
+        Ok(reader)
+    }
+
     /// Binds the file to whom it belongs: the first call sets the fingerprint of the authenticated
     /// principal, later calls must bring the same one.
     pub fn bind(&mut self, fingerprint: &str) -> Result<(), ReplicaError> {

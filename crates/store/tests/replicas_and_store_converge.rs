@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use anabranch_crdt::{Millis, ReplicaId};
 use anabranch_protocol::{
     Change, Cursor, Epoch, Position, Seq, ShapeRequest, SubscriptionId, SubscriptionSet,
@@ -38,7 +40,7 @@ impl Peer {
     fn new(number: u8, store: &mut Site) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = OpenOptions {
-            now: Box::new(move || Millis(START + u64::from(number))),
+            now: Arc::new(move || Millis(START + u64::from(number))),
             new_id: Box::new(move || ReplicaId([number; 16])),
             synchronous: Synchronous::Normal,
             busy_timeout: std::time::Duration::from_secs(1),

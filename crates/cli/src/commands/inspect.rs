@@ -81,7 +81,8 @@ fn overview(replica: &mut Replica, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn transaction_text(schema: &Schema, transaction: &LocalTransaction) -> String {
+/// A transaction, as people read it.
+pub(super) fn transaction_text(schema: &Schema, transaction: &LocalTransaction) -> String {
     let rows = count(transaction.deltas.len(), "row");
     let mut text = format!(
         "  transaction {}, {}: {rows}\n",
@@ -117,7 +118,8 @@ fn written<'a>(
     })
 }
 
-fn transaction_json(schema: &Schema, transaction: &LocalTransaction) -> Json {
+/// A transaction, for programs.
+pub(super) fn transaction_json(schema: &Schema, transaction: &LocalTransaction) -> Json {
     let write = |(table, key, writes): (String, String, Vec<String>)| json!({ "table": table, "key": key, "writes": writes });
     json!({
         "number": transaction.seq.0,
@@ -336,7 +338,7 @@ fn split_key(text: &str) -> Vec<String> {
 }
 
 /// Bytes of the outbox that are shown: enough for a look, while an outbox may be large.
-const OUTBOX_BYTES_SHOWN: usize = 64 * 1024;
+pub(super) const OUTBOX_BYTES_SHOWN: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -130,7 +130,8 @@ fn status(file: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn count_of(number: u64, noun: &str) -> String {
+/// A count with its noun.
+pub(super) fn count_of(number: u64, noun: &str) -> String {
     count(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }
 

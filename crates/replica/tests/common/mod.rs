@@ -137,7 +137,7 @@ impl Clock {
 pub fn options(clock: &Clock, id: u8) -> OpenOptions {
     let clock = clock.clone();
     OpenOptions {
-        now: Box::new(move || clock.now()),
+        now: Arc::new(move || clock.now()),
         new_id: Box::new(move || ReplicaId([id; 16])),
         synchronous: Synchronous::Normal,
         busy_timeout: Duration::from_millis(50),
@@ -266,7 +266,11 @@ pub fn uuid(number: u32) -> String {
 }
 
 pub fn key(number: u32) -> RowKey {
-    RowKey(vec![Value::Text(uuid(number))])
+    text_key(&uuid(number))
+}
+
+pub fn text_key(text: &str) -> RowKey {
+    RowKey(vec![Value::text(text)])
 }
 
 pub fn change(delta: &Delta, shapes: SubscriptionSet) -> Change {

@@ -61,7 +61,7 @@ impl Peer {
         let (time, skew) = (Arc::clone(&self.time_ms), Arc::clone(&self.skew_ms));
         let id = self.id;
         let options = OpenOptions {
-            now: Box::new(move || {
+            now: Arc::new(move || {
                 let time = time.load(Ordering::Relaxed);
                 Millis(time.saturating_add_signed(skew.load(Ordering::Relaxed)))
             }),
