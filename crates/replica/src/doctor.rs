@@ -107,27 +107,41 @@ fn examine_replica(conn: &Connection, repair: bool) -> Result<Vec<Finding>, Repl
     };
     found(Trouble::Triggers, None, mended_triggers(&tx, &tables)?);
     for table in tables.iter() {
-        let captured = captured(&tx, table)?;
-        let unknown = rows_without_clock(&tx, table, &captured)?;
-        let gone = clocks_without_row(&tx, table, &captured)?;
-        found(Trouble::RowWithoutClock, Some(table), unknown.len());
-        found(Trouble::ClockWithoutRow, Some(table), gone.len());
-        unknown
-            .iter()
-            .try_for_each(|key| capture(&tx, table.id(), key))?;
-        gone.iter().try_for_each(|key| table.evict(&tx, key))?;
-        if !gone.is_empty() {
-            tx.execute(
-                "UPDATE anabranch_subscription SET epoch = NULL, position = NULL",
-                [],
-            )?;
-        }
+        let unnoticed = notice(&tx, table)?;
+        found(Trouble::RowWithoutClock, Some(table), unnoticed.came);
+        found(Trouble::ClockWithoutRow, Some(table), unnoticed.went);
     }
     found(Trouble::OutboxCount, None, recounted(&tx)?);
     if repair {
         tx.commit()?;
     }
     Ok(findings)
+}
+
+/// Rows of a table that came and went while its triggers were off or missing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unnoticed {
+    pub(crate) came: usize,
+    pub(crate) went: usize,
+}
+
+/// Captures the rows of a table that came unnoticed, as if they were written now, and forgets those
+/// that went, to fetch them again: whether they were meant to go, nobody can tell.
+pub(crate) fn notice(conn: &Connection, table: &TableSql) -> Result<Unnoticed, ReplicaError> {
+    let captured = captured(conn, table)?;
+    let came = rows_without_clock(conn, table, &captured)?;
+    let went = clocks_without_row(conn, table, &captured)?;
+    came.iter()
+        .try_for_each(|key| capture(conn, table.id(), key))?;
+    went.iter().try_for_each(|key| table.evict(conn, key))?;
+    if !went.is_empty() {
+        let sql = "UPDATE anabranch_subscription SET epoch = NULL, position = NULL";
+        conn.execute(sql, [])?;
+    }
+    Ok(Unnoticed {
+        came: came.len(),
+        went: went.len(),
+    })
 }
 
 /// How many complaints SQLite has.

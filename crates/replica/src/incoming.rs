@@ -8,7 +8,7 @@ use anabranch_shape::schema::Schema;
 
 use crate::{
     Event, ReplicaError, subscriptions,
-    tables::{Incoming, drop_all, key, layout, meta, unpack_key},
+    tables::{Incoming, Rules, Tables, audit, drop_all, key, layout, meta, unpack_key},
     turn::{Turn, newest},
 };
 
@@ -45,6 +45,8 @@ impl Turn<'_> {
             "schema",
             anabranch_protocol::codec::encode_schema(schema)?,
         )?;
+        // In this transaction, so that no other program finds the tables without triggers.
+        audit(self.tx, &Tables::new(schema.clone()), Rules::NotNull)?;
         self.events.push(Event::SchemaAdopted {
             version: schema.version,
         });

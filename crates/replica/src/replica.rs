@@ -12,7 +12,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
     Event, OpenError, OpenOptions, RejectedTransaction, ReplicaError, Status, TransactionError,
-    TransactionState,
+    TransactionState, doctor,
     events::EventQueue,
     file::{Purpose, connect, establish},
     identity,
@@ -501,7 +501,12 @@ fn reload(
     let schema: Option<Vec<u8>> = meta::read(conn, "schema")?;
     let schema = schema.map(|bytes| decode_schema(&bytes)).transpose()?;
     *tables = Tables::new(schema.unwrap_or_default());
-    audit(conn, tables, Rules::NotNull)?;
+    // Somebody has rebuilt a table, or given it an index through which rows are evicted.
+    for id in audit(conn, tables, Rules::NotNull)? {
+        if let Some(table) = tables.get(id) {
+            doctor::notice(conn, table)?;
+        }
+    }
     *cookie = first(conn, "PRAGMA schema_version")?;
     Ok(())
 }

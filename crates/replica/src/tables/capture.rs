@@ -32,6 +32,12 @@ impl Net {
         self.inserted || mask & (1 << (index % MASK_COLUMNS)) != 0
     }
 
+    /// Whether nothing but a delete was noted: of a row that is still there, that it might have been
+    /// evicted and was not.
+    pub(super) const fn is_only_delete(&self) -> bool {
+        self.deleted && !self.inserted && self.masks.is_empty()
+    }
+
     fn fold(&mut self, op: i64, masks: Vec<u64>) {
         match op {
             INSERT => self.inserted = true,

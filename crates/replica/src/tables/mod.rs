@@ -8,6 +8,7 @@
 
 mod capture;
 mod error;
+mod evictions;
 pub mod key;
 pub mod layout;
 mod merge;

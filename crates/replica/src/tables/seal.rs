@@ -107,6 +107,10 @@ impl<'a> Sealing<'a> {
         let known = held.is_some();
         let held = held.unwrap_or_default();
         let state = match table.written_values(self.conn, key, true)? {
+            Some(_) if was_present && net.is_only_delete() => {
+                table.forget_dead(self.conn, key)?;
+                None
+            }
             Some(values) => {
                 if net.deleted || (known && !was_present) {
                     table.forget_dead(self.conn, key)?;

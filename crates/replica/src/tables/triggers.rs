@@ -5,12 +5,14 @@
 //! that it is whole should it come back. Beside capturing, they enforce NOT NULL: a constraint of
 //! the table itself would also bind merges, which must never be blocked by a column not yet known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use anabranch_crdt::TableId;
 use rusqlite::Connection;
 
 use super::{
     Tables, TablesError,
+    evictions::{evictions, unique_indexes},
     table::{ColumnSql, TableSql, dead_table, list, quote},
 };
 
@@ -35,8 +37,12 @@ pub enum Rules {
 }
 
 /// Brings the capture triggers to what `tables` asks for: missing and outdated ones are made anew.
-/// Whether anything had to be done.
-pub fn audit(conn: &Connection, tables: &Tables, rules: Rules) -> Result<bool, TablesError> {
+/// The tables where that was so, whose writes may have gone unnoticed.
+pub fn audit(
+    conn: &Connection,
+    tables: &Tables,
+    rules: Rules,
+) -> Result<BTreeSet<TableId>, TablesError> {
     let mut found = BTreeMap::new();
     let mut query = conn.prepare_cached(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB 'anabranch_*'",
@@ -46,9 +52,10 @@ pub fn audit(conn: &Connection, tables: &Tables, rules: Rules) -> Result<bool, T
         found.insert(row.get::<_, String>(0)?, row.get::<_, String>(1)?);
     }
     drop(rows);
-    let mut changed = false;
+    let mut unwatched = BTreeSet::new();
     for table in tables.iter() {
-        for (name, sql) in triggers(table, rules) {
+        let probes = evictions(table, &unique_indexes(conn, table)?);
+        for (name, sql) in triggers(table, rules).into_iter().chain(probes) {
             let held = found.remove(&name);
             if held.as_ref() == Some(&sql) {
                 continue;
@@ -57,14 +64,13 @@ pub fn audit(conn: &Connection, tables: &Tables, rules: Rules) -> Result<bool, T
                 conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?;
             }
             conn.execute_batch(&sql)?;
-            changed = true;
+            unwatched.insert(table.id());
         }
     }
     for name in found.keys() {
         conn.execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
-        changed = true;
     }
-    Ok(changed)
+    Ok(unwatched)
 }
 
 /// Drops every capture trigger, so that tables can be altered.
@@ -134,6 +140,17 @@ fn mark(table: &TableSql, op: i64, changed: &str, row: &str) -> String {
         list(&keys),
         table.id().0,
         list(&values)
+    )
+}
+
+/// The same for the rows that `rows`, the end of a query, finds.
+pub(super) fn mark_from(table: &TableSql, op: i64, rows: &str) -> String {
+    let keys: Vec<String> = (0..table.keys.len()).map(|at| format!("k{at}")).collect();
+    format!(
+        "INSERT INTO anabranch_capture(tbl, op, {}) SELECT {}, {op}, {} {rows}; ",
+        list(&keys),
+        table.id().0,
+        list(table.keys.iter().map(|column| &column.name))
     )
 }
 

@@ -159,10 +159,14 @@ impl Site {
     }
 
     pub fn with_clock(id: u8, clock: Clock) -> Self {
+        Self::adopting(id, clock, schema())
+    }
+
+    pub fn adopting(id: u8, clock: Clock, schema: Schema) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("replica.db");
         let mut replica = Replica::open(&path, options(&clock, id)).unwrap();
-        replica.adopt_schema(schema()).unwrap();
+        replica.adopt_schema(schema).unwrap();
         replica.take_events();
         Self {
             replica,
@@ -227,13 +231,13 @@ impl Site {
 
     /// The whole state of every row of every table.
     pub fn everything(&mut self) -> BTreeMap<String, Vec<(RowKey, Vec<u8>)>> {
-        let tables = ["projects", "tasks", "keyed", "numbered"];
+        let tables = self.replica.schema().tables.clone();
         tables
             .into_iter()
             .map(|table| {
-                let rows = self.replica.row_states(table).unwrap();
+                let rows = self.replica.row_states(&table.name).unwrap();
                 let rows = rows.into_iter().map(|(key, state)| (key, state.to_bytes()));
-                (table.to_owned(), rows.collect())
+                (table.name, rows.collect())
             })
             .collect()
     }
