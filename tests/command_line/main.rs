@@ -1,6 +1,7 @@
 //! The program, as a person or a script runs it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod a_file_is_examined;
 mod a_replica_is_synced_by_hand;
 mod bad_input_is_told;
 mod common;

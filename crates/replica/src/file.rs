@@ -64,6 +64,12 @@ fn configure(
     conn.pragma_update(None, "synchronous", synchronous)?;
     conn.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
     conn.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    if let Some(bytes) = options.file_bytes_max {
+        let page_bytes: i64 = conn.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = i64::try_from(bytes).unwrap_or(i64::MAX) / page_bytes.max(1);
+        // With 0 the pragma would do nothing; SQLite never goes below what the file has already.
+        conn.pragma_update(None, "max_page_count", pages.clamp(1, PAGES_MAX))?;
+    }
     match purpose {
         Purpose::Application => {
             conn.pragma_update(None, "recursive_triggers", true)?;
@@ -145,6 +151,9 @@ fn foreign(path: &Path, what: &'static str) -> OpenError {
 
 /// `ANAB`, in the header of every replica.
 const APPLICATION_ID: i32 = 0x414e_4142;
+
+/// The most pages that SQLite lets a file have.
+const PAGES_MAX: i64 = 4_294_967_294;
 
 /// The side tables that only a replica has.
 const REPLICA: &str = "

@@ -25,6 +25,9 @@ pub struct OpenOptions {
     ///
     /// [`Replica::transaction`]: crate::Replica::transaction
     pub outbox_transactions_max: u64,
+    /// How large the file may become, its write-ahead log apart; `None` for as large as the disk lets
+    /// it. A write or merge that would not fit fails, and nothing of it is done.
+    pub file_bytes_max: Option<u64>,
     /// How long to wait for another program that is writing to the file.
     pub busy_timeout: Duration,
 }
@@ -48,6 +51,7 @@ impl OpenOptions {
             new_id: Box::new(|| ReplicaId(uuid::Uuid::new_v4().into_bytes())),
             synchronous: Synchronous::Normal,
             outbox_transactions_max: OUTBOX_TRANSACTIONS_MAX,
+            file_bytes_max: None,
             busy_timeout: Duration::from_secs(5),
         }
     }

@@ -10,6 +10,18 @@ pub enum TablesError {
     /// Another connection held the write lock for longer than the timeout.
     #[error("another program is writing to the file; try again, or raise the busy timeout")]
     Busy,
+    /// The disk is full, or the file as large as it may be.
+    #[error(
+        "there is no room to write to the file: {0}; free space on the disk, or raise \
+         OpenOptions::file_bytes_max, and try again"
+    )]
+    Full(rusqlite::Error),
+    /// The system refused to read or write.
+    #[error(
+        "the system does not let the file be read or written: {0}; look at the disk, its quota and \
+         the rights to the file's folder, and try again"
+    )]
+    Io(rusqlite::Error),
     /// SQLite refused or failed.
     #[error("SQLite: {0}")]
     Sqlite(rusqlite::Error),
@@ -35,6 +47,8 @@ impl From<rusqlite::Error> for TablesError {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
                 Self::Busy
             }
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error),
+            Some(rusqlite::ErrorCode::SystemIoFailure) => Self::Io(error),
             _ => Self::Sqlite(error),
         }
     }
