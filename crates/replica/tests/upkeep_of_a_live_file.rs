@@ -1,5 +1,7 @@
 //! VACUUM, VACUUM INTO, checkpoints and backups of a file that is being merged into: nothing breaks,
 //! nothing is lost, and a copy is whole as of some transaction.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 
 use std::{
