@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // From here on the replica is kept in step in the background. The first time, the tables come
     // with the rows.
     let token = String::new();
-    let client = Client::start(replica, ClientOptions { url, token });
+    let client = Client::start(replica, ClientOptions::new(url, token));
     if let ConnectionState::Refused { reason } = client.settled().await.connection {
         return Err(reason.into());
     }

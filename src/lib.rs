@@ -19,7 +19,7 @@
 //!
 //! // From here on the replica is kept in step in the background, whenever the service is in reach.
 //! let url = "ws://127.0.0.1:4600/v1/sync".into();
-//! let client = Client::start(replica, ClientOptions { url, token: String::new() });
+//! let client = Client::start(replica, ClientOptions::new(url, ""));
 //! client.settled().await;
 //!
 //! // A write lands in the file at once. It is sent when that is possible, and never taken back but
@@ -34,7 +34,10 @@
 //! Reading needs nothing of this: any program with any SQLite library reads the file's tables, and what
 //! it writes to them is captured and sent as well.
 
-pub use anabranch_client::{Client, ClientOptions, ConnectionState, DriveError, Driver, Status};
+pub use anabranch_client::{
+    Changes, Client, ClientOptions, ConnectionState, DriveError, Driver, ReplicaGuard, RetryPolicy,
+    Status,
+};
 pub use anabranch_crdt::{
     ColumnId, Delta, Existence, Hlc, Millis, Real, ReplicaId, RowClock, RowKey, RowState, Stamp,
     TableId, Value,
@@ -43,9 +46,10 @@ pub use anabranch_protocol::{
     Cursor, LocalTransaction, RejectCode, Seq, ShapeRequest, Subscription, SubscriptionId,
 };
 pub use anabranch_replica::{
-    ChangeKind, Committed, Diff, Event, Finding, LiveQuery, LiveQueryError, MergedOver, Observer,
-    OpenError, OpenOptions, OrderError, Origin, RejectedTransaction, Replica, ReplicaError,
-    ResultRow, RowChange, SubscriptionStatus, Synchronous, TransactionError, TransactionState,
-    Trouble, examine, order_between, register_functions,
+    ChangeKind, Committed, Diff, Event, Finding, Fingerprint, LiveQuery, LiveQueryError,
+    MergedOver, Observer, OpenError, OpenOptions, OrderError, Origin, Principal,
+    RejectedTransaction, Replica, ReplicaError, ResultRow, RowChange, SignOut, SubscriptionStatus,
+    Synchronous, TransactionError, TransactionState, Trouble, examine, order_between,
+    register_functions,
 };
 pub use anabranch_shape::schema;

@@ -71,6 +71,43 @@ fn unsent_work_goes_from_one_file_to_another() {
 }
 
 #[test]
+fn a_file_that_belongs_to_somebody_is_synced_for_them_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = serve(folder.path());
+    let path = folder.path().join("notes.db");
+    let file = argument(&path);
+    make(file, &served);
+    let ann = anabranch::Fingerprint::of("here", "ann");
+    let mut replica = anabranch::Replica::open(&path, anabranch::OpenOptions::system()).unwrap();
+    replica.bind(ann).unwrap();
+    drop(replica);
+    write(file, "a");
+    let told = fail(&["replica", "sync", file, "--url", served.url()]);
+    assert!(told.contains("belongs to a user"), "{told}");
+    let told = fail(&[
+        "replica",
+        "sync",
+        file,
+        "--url",
+        served.url(),
+        "--principal",
+        &"0".repeat(32),
+    ]);
+    assert!(told.contains("another user"), "{told}");
+    assert_eq!(succeed_json(&["outbox", "list", file])["pending"], 1);
+    succeed(&[
+        "replica",
+        "sync",
+        file,
+        "--url",
+        served.url(),
+        "--principal",
+        &ann.to_string(),
+    ]);
+    assert_eq!(succeed_json(&["outbox", "list", file])["pending"], 0);
+}
+
+#[test]
 fn a_backup_is_a_replica_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let served = serve(folder.path());

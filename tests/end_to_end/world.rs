@@ -136,10 +136,7 @@ impl Editor {
 
     pub(crate) fn go_online(&mut self) {
         if let Some(replica) = self.offline.take() {
-            let options = ClientOptions {
-                url: self.url.clone(),
-                token: String::new(),
-            };
+            let options = ClientOptions::new(&self.url, "");
             self.online = Some(Client::start(replica, options));
         }
     }

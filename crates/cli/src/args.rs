@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anabranch_crdt::Value;
 use anabranch_protocol::ShapeRequest;
+use anabranch_replica::Fingerprint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Local-first replication: SQLite replicas, Postgres, and merges that never roll back.
@@ -270,6 +271,9 @@ pub(crate) struct SyncArgs {
         default_value = ""
     )]
     pub(crate) token: String,
+    /// Whom the file belongs to, where it belongs to somebody
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) principal: Option<Fingerprint>,
     /// Stay connected and print what changes, until interrupted
     #[arg(long)]
     pub(crate) watch: bool,

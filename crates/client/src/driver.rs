@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use anabranch_crdt::Millis;
+use anabranch_crdt::{Millis, ReplicaId};
 use anabranch_protocol::{
     ClientFrame, Seq, ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
     limits::PUSH_BYTES_MAX,
-    session::{ClientPhase, ClientSession, Greeting, Violation},
+    session::{ClientPhase, ClientSession, Greeting, RetryPolicy, Stopped, Violation},
 };
 use anabranch_replica::{Event, Greeted, Replica, ReplicaError};
 use thiserror::Error;
@@ -30,11 +30,27 @@ pub enum DriveError {
     Interrupted,
 }
 
+impl DriveError {
+    /// Whether the replica must not be sent, whatever the service says.
+    const fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            Self::Replica(
+                ReplicaError::OtherPrincipal
+                    | ReplicaError::PrincipalNeeded
+                    | ReplicaError::SignedOut
+            )
+        )
+    }
+}
+
 /// A replica's side of its sessions, one after another.
 #[derive(Debug, Default)]
 pub struct Driver {
     session: ClientSession,
     token: String,
+    /// Who the service has been told this is.
+    greeted: Option<ReplicaId>,
     outgoing: VecDeque<ClientFrame>,
     /// The subscriptions that the service has been told of in this session.
     told: BTreeMap<SubscriptionId, ShapeRequest>,
@@ -65,6 +81,13 @@ impl Driver {
             token: token.into(),
             ..Self::default()
         }
+    }
+
+    /// The same driver, which tries again as `policy` says.
+    #[must_use]
+    pub fn retrying(mut self, policy: RetryPolicy) -> Self {
+        self.session = ClientSession::new(policy);
+        self
     }
 
     /// Where the session stands.
@@ -110,6 +133,8 @@ impl Driver {
 
     /// The connection stands.
     pub fn connected(&mut self, replica: &mut Replica) -> Result<(), DriveError> {
+        replica.still_admits()?;
+        self.greeted = Some(replica.id());
         let greeting = Greeting {
             replica: replica.id(),
             token: self.token.clone(),
@@ -132,6 +157,20 @@ impl Driver {
         self.session.disconnected(now, random, reason);
     }
 
+    /// The session ended for a reason on this side. What the next one may meet again is tried less
+    /// and less often, and in the end not at all; a replica whose user has signed out is not tried.
+    pub fn failed(&mut self, now: Millis, random: u64, error: &DriveError) {
+        self.outgoing.clear();
+        let reason = error.to_string();
+        match error {
+            DriveError::NewIdentity | DriveError::Interrupted => {
+                self.session.disconnected(now, random, reason);
+            }
+            _ if error.is_forbidden() => self.session.stop(Stopped::Forbidden, reason),
+            _ => self.session.broke(now, random, reason),
+        }
+    }
+
     /// The replica's subscriptions may have changed.
     pub const fn subscriptions_changed(&mut self) {
         self.subscriptions_changed = true;
@@ -146,8 +185,12 @@ impl Driver {
                 | ServerFrame::SnapshotEnd { .. }
                 | ServerFrame::Transaction { .. }
         );
+        let greets = matches!(frame, ServerFrame::Welcome { .. });
         self.apply(replica, frame)?;
         self.tell_flushed(replica)?;
+        if self.is_caught_up() && !greets {
+            self.session.mended();
+        }
         if costs_credit {
             self.outgoing.extend(self.session.applied());
         }
@@ -227,6 +270,9 @@ impl Driver {
 
     /// The next frame to send, if any; ask after every event, and whenever the replica was written to.
     pub fn poll_frame(&mut self, replica: &mut Replica) -> Result<Option<ClientFrame>, DriveError> {
+        if self.greeted.is_some_and(|greeted| greeted != replica.id()) {
+            return Err(DriveError::NewIdentity);
+        }
         if self.outgoing.is_empty() && *self.session.phase() == ClientPhase::Open {
             if self.subscriptions_changed {
                 self.subscriptions_changed = false;

@@ -41,13 +41,7 @@ async fn the_reason_for_being_offline_is_what_the_service_said() {
         listener,
         "the store is being upgraded; back at noon",
     ));
-    let client = Client::start(
-        replica,
-        ClientOptions {
-            url,
-            token: String::new(),
-        },
-    );
+    let client = Client::start(replica, ClientOptions::new(url, ""));
     let mut status = client.status();
     let refused = |connection: &ConnectionState| match connection {
         ConnectionState::Offline { reason, .. } => reason.clone(),
@@ -71,10 +65,7 @@ async fn a_live_query_is_a_stream() {
     let replica = Replica::open(folder.path().join("r.db"), OpenOptions::system()).unwrap();
     let made = "CREATE TABLE draft(id INTEGER PRIMARY KEY)";
     replica.connection().execute_batch(made).unwrap();
-    let options = ClientOptions {
-        url: "ws://127.0.0.1:9/nobody".to_owned(),
-        token: String::new(),
-    };
+    let options = ClientOptions::new("ws://127.0.0.1:9/nobody", "");
     let client = Client::start(replica, options);
     let mut live = client.live(LiveQuery::new("SELECT id FROM draft", vec![], &["id"]));
     let write = |id: i64| {

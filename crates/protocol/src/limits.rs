@@ -50,3 +50,8 @@ pub const RETRY_BASE_MS: u64 = 250;
 
 /// No wait before connecting again is longer: half a minute keeps a recovered service in reach.
 pub const RETRY_CEILING_MS: u64 = 30_000;
+
+/// Sessions in a row that break on the replica's side, such as for a disk that is full, before it stops
+/// trying by itself: the waits in between add up to a quarter of a minute, in which a passing trouble
+/// passes, and what does not pass wants somebody to look.
+pub const BROKEN_SESSIONS_MAX: u32 = 8;

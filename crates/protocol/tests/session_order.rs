@@ -4,8 +4,11 @@
 use anabranch_crdt::{Hlc, Millis, ReplicaId, Stamp};
 use anabranch_protocol::{
     ClientFrame, LocalTransaction, RefusalCode, Seq, ServerFrame,
-    limits::{DOWN_CREDIT_FRAMES, UP_CREDIT_TRANSACTIONS},
-    session::{ClientPhase, ClientSession, Greeting, Request, ServerSession, Violation},
+    limits::{BROKEN_SESSIONS_MAX, DOWN_CREDIT_FRAMES, UP_CREDIT_TRANSACTIONS},
+    session::{
+        ClientPhase, ClientSession, Greeting, Request, RetryPolicy, ServerSession, Stopped,
+        Violation,
+    },
 };
 
 const REPLICA: ReplicaId = ReplicaId([1; 16]);
@@ -142,6 +145,89 @@ fn the_replicas_end_grants_credit_as_it_applies_and_refuses_a_flood() {
     assert!(granted >= DOWN_CREDIT_FRAMES * 2);
     let flood = (0..=DOWN_CREDIT_FRAMES).map(|_| session.receive(&frame));
     assert_eq!(flood.last(), Some(Err(Violation::CreditExceeded)));
+}
+
+fn policy(attempts_max: Option<u32>) -> RetryPolicy {
+    RetryPolicy {
+        base_ms: 100,
+        ceiling_ms: 1_000,
+        attempts_max,
+    }
+}
+
+/// Connects at the time that the session waits for; when that was.
+fn connect_when_due(session: &mut ClientSession) -> Millis {
+    let due = session.poll_timeout().unwrap();
+    assert!(session.poll_connect(due));
+    due
+}
+
+#[test]
+fn tries_end_where_the_policy_says_so_and_begin_anew_when_asked() {
+    let mut session = ClientSession::new(policy(Some(3)));
+    for round in 0..2 {
+        for _ in 0..3 {
+            let now = connect_when_due(&mut session);
+            session.disconnected(now, u64::MAX / 2, "nobody is there");
+        }
+        let ClientPhase::Stopped { cause, reason } = session.phase() else {
+            panic!("round {round}: {:?}", session.phase());
+        };
+        assert_eq!(*cause, Stopped::GaveUp);
+        assert!(
+            reason.contains("nobody is there") && reason.contains("3 tries"),
+            "{reason}"
+        );
+        session.retry_now(Millis(0));
+    }
+    // A welcome ends the row.
+    for _ in 0..10 {
+        let now = connect_when_due(&mut session);
+        session.connected(greeting());
+        session.receive(&welcome(1)).unwrap();
+        session.disconnected(now, 0, "closed");
+    }
+    let endless = &mut ClientSession::new(policy(None));
+    for _ in 0..1_000 {
+        let now = connect_when_due(endless);
+        endless.disconnected(now, u64::MAX, "nobody is there");
+        assert!(
+            endless
+                .poll_timeout()
+                .is_some_and(|until| until.0 <= now.0 + 1_000)
+        );
+    }
+}
+
+#[test]
+fn a_session_that_breaks_again_and_again_is_left_alone_until_it_is_mended() {
+    let mut session = ClientSession::new(policy(None));
+    let breaks = |session: &mut ClientSession, mended: bool| {
+        let now = connect_when_due(session);
+        session.connected(greeting());
+        session.receive(&welcome(1)).unwrap();
+        if mended {
+            session.mended();
+        }
+        session.broke(now, 7_000, "the disk is full");
+    };
+    for round in 0..3 * BROKEN_SESSIONS_MAX {
+        breaks(&mut session, round % 3 == 0);
+        assert!(session.poll_timeout().is_some(), "{round}");
+    }
+    session.retry_now(Millis(0));
+    for _ in 0..BROKEN_SESSIONS_MAX {
+        breaks(&mut session, false);
+    }
+    assert!(matches!(
+        session.phase(),
+        ClientPhase::Stopped {
+            cause: Stopped::GaveUp,
+            ..
+        }
+    ));
+    session.retry_now(Millis(5));
+    assert!(session.poll_connect(Millis(5)));
 }
 
 #[test]

@@ -93,8 +93,17 @@ pub enum ReplicaError {
     #[error("there is no replicated table {0}; subscribe to a shape of it first")]
     NoTable(String),
     /// The file belongs to somebody else.
-    #[error("this file belongs to another user; open a file of your own")]
+    #[error(
+        "this file belongs to another user; open a file of your own (Fingerprint::file_name), or \
+         have its owner sign out"
+    )]
     OtherPrincipal,
+    /// The file belongs to somebody, and was opened for nobody.
+    #[error("this file belongs to a user; open it for them, with OpenOptions::principal")]
+    PrincipalNeeded,
+    /// The file's owner has signed out since this replica was opened.
+    #[error("the user has signed out of this file; open it again to sign in")]
+    SignedOut,
 }
 
 impl From<rusqlite::Error> for ReplicaError {

@@ -1,4 +1,4 @@
-//! Observers: changes of one table or one row, told to whoever asked for them.
+//! Observers: changes of one table or one row, or all that happens, told to whoever asked.
 //!
 //! Each observer has a bounded queue of its own, apart from [`Replica::take_events`], so that many
 //! parts of a program can watch without taking events from each other.
@@ -9,7 +9,7 @@ use anabranch_crdt::{RowKey, TableId};
 
 use crate::{Event, Replica, ReplicaError, events::EventQueue};
 
-/// Hears of changes to one table or one row, by whomever, from when it was made until it is
+/// Hears of changes to one table or one row, or of all that happens, by whomever, from when it was made until it is
 /// dropped.
 ///
 /// ```
@@ -53,10 +53,11 @@ impl Observer {
 pub(crate) struct Observers(Vec<(Interest, Weak<Mutex<EventQueue>>)>);
 
 #[derive(Debug)]
-struct Interest {
-    table: TableId,
-    /// The row; any where there is none.
-    key: Option<RowKey>,
+enum Interest {
+    /// Everything that happens.
+    All,
+    Table(TableId),
+    Row(TableId, RowKey),
 }
 
 impl Observers {
@@ -81,42 +82,49 @@ impl Observers {
 impl Interest {
     /// What of an event is asked for.
     fn part_of(&self, event: &Event) -> Option<Event> {
+        let (table, key) = match self {
+            Self::All => return Some(event.clone()),
+            Self::Table(table) => (*table, None),
+            Self::Row(table, key) => (*table, Some(key)),
+        };
         match event {
             Event::Rows { origin, changes } => {
                 let wanted = changes.iter().filter(|change| {
-                    let is_row = self.key.as_ref().is_none_or(|key| *key == change.key);
-                    change.table == self.table && is_row
+                    change.table == table && key.is_none_or(|key| *key == change.key)
                 });
                 Event::rows(*origin, wanted.cloned().collect())
             }
-            Event::Tables { origin, tables } => {
-                tables.contains(&self.table).then(|| Event::Tables {
-                    origin: *origin,
-                    tables: vec![self.table],
-                })
-            }
+            Event::Tables { origin, tables } => tables.contains(&table).then(|| Event::Tables {
+                origin: *origin,
+                tables: vec![table],
+            }),
             _ => None,
         }
     }
 }
 
 impl Replica {
+    /// Observes all that happens, as [`Replica::take_events`] tells it.
+    pub fn observe(&mut self) -> Observer {
+        self.observers.add(Interest::All)
+    }
+
     /// Observes a table.
     pub fn observe_table(&mut self, table: &str) -> Result<Observer, ReplicaError> {
-        self.observe(table, None)
+        let table = self.number_of(table)?;
+        Ok(self.observers.add(Interest::Table(table)))
     }
 
     /// Observes the row of `table` with this primary key, be it there or not.
     pub fn observe_row(&mut self, table: &str, key: RowKey) -> Result<Observer, ReplicaError> {
-        self.observe(table, Some(key))
+        let table = self.number_of(table)?;
+        Ok(self.observers.add(Interest::Row(table, key)))
     }
 
-    fn observe(&mut self, table: &str, key: Option<RowKey>) -> Result<Observer, ReplicaError> {
+    fn number_of(&self, table: &str) -> Result<TableId, ReplicaError> {
         let found = self.schema().table_named(table);
-        let table = found
-            .ok_or_else(|| ReplicaError::NoTable(table.to_owned()))?
-            .id;
-        Ok(self.observers.add(Interest { table, key }))
+        let found = found.ok_or_else(|| ReplicaError::NoTable(table.to_owned()))?;
+        Ok(found.id)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anabranch_crdt::{Millis, ReplicaId};
 
-use crate::limits::OUTBOX_TRANSACTIONS_MAX;
+use crate::{limits::OUTBOX_TRANSACTIONS_MAX, principal::Principal};
 
 /// How to open a replica.
 pub struct OpenOptions {
@@ -28,6 +28,8 @@ pub struct OpenOptions {
     /// How large the file may become, its write-ahead log apart; `None` for as large as the disk lets
     /// it. A write or merge that would not fit fails, and nothing of it is done.
     pub file_bytes_max: Option<u64>,
+    /// For whom the file is opened.
+    pub principal: Principal,
     /// How long to wait for another program that is writing to the file.
     pub busy_timeout: Duration,
 }
@@ -52,6 +54,7 @@ impl OpenOptions {
             synchronous: Synchronous::Normal,
             outbox_transactions_max: OUTBOX_TRANSACTIONS_MAX,
             file_bytes_max: None,
+            principal: Principal::Nobody,
             busy_timeout: Duration::from_secs(5),
         }
     }

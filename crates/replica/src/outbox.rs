@@ -166,6 +166,16 @@ pub(crate) fn all_after(
     Ok(all)
 }
 
+/// Takes everything out, the rejected ones too.
+pub(crate) fn clear(conn: &Connection) -> Result<(), ReplicaError> {
+    conn.execute_batch(
+        "DELETE FROM anabranch_outbox;
+         DELETE FROM anabranch_rejected;
+         DELETE FROM anabranch_meta WHERE name GLOB 'discarded_*'",
+    )?;
+    Ok(())
+}
+
 /// Takes a transaction out; `None` if it is not there.
 pub(crate) fn remove(
     conn: &Connection,

@@ -7,11 +7,12 @@ use std::{
     path::Path,
 };
 
-use anabranch_crdt::Stamp;
+use anabranch_crdt::{Delta, Stamp};
 use anabranch_protocol::{
     LocalTransaction, Seq,
     codec::{decode_transaction, encode_transaction},
 };
+use rusqlite::Connection;
 
 use crate::{
     Event, Origin, Replica, ReplicaError,
@@ -27,29 +28,16 @@ impl Replica {
     /// Everything that waits for the service, as bytes for [`Replica::import_outbox`] of another
     /// replica of the same store. It stays in this one.
     pub fn export_outbox(&mut self) -> Result<Vec<u8>, ReplicaError> {
-        self.seal()?;
-        let waiting = self.pending(Seq(0), usize::MAX)?;
-        let count = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
-        let mut out = [MAGIC, &count.to_be_bytes()].concat();
-        for transaction in waiting {
-            let payload = encode_transaction(&transaction)?;
-            let length = u32::try_from(payload.len()).map_err(|_| ReplicaError::TooLarge {
-                bytes: payload.len(),
-            })?;
-            out.extend_from_slice(&length.to_be_bytes());
-            out.extend_from_slice(&payload);
-        }
-        Ok(out)
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            exported(turn.tx)
+        })
     }
 
     /// The same, into a new file at `path`, flushed to the disk; how many transactions there were.
     pub fn export_outbox_to(&mut self, path: impl AsRef<Path>) -> Result<u64, ReplicaError> {
         let exported = self.export_outbox()?;
-        let path = path.as_ref();
-        write_new(path, &exported).map_err(|source| ReplicaError::Unwritable {
-            path: path.display().to_string(),
-            source,
-        })?;
+        write_new(path.as_ref(), &exported)?;
         Ok(count_in(&exported))
     }
 
@@ -84,32 +72,60 @@ impl Turn<'_> {
         self.numbers.hlc = self.numbers.hlc.max(transaction.stamp.hlc);
         transaction.stamp.replica = self.replica;
         transaction.seq = self.next_seq();
-        let mut changes = Vec::new();
         for delta in &mut transaction.deltas {
             delta.state = state_by(&delta.state, theirs, self.replica);
+        }
+        self.show(&transaction.deltas)?;
+        outbox::append(self.tx, &transaction, transactions_max)?;
+        self.queued(&transaction);
+        self.events.push(Event::Sealed(transaction.seq));
+        Ok(())
+    }
+
+    /// Merges deltas of the outbox into the tables.
+    pub(crate) fn show(&mut self, deltas: &[Delta]) -> Result<(), ReplicaError> {
+        let mut changes = Vec::new();
+        for delta in deltas {
             let table = self.tables.get(delta.table);
             let number = || ReplicaError::NoTable(format!("number {}", delta.table.0));
             let table = table.ok_or_else(number)?;
             let merged = table.merge(self.tx, &delta.key, &delta.state, |held| held)?;
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
         }
-        outbox::append(self.tx, &transaction, transactions_max)?;
-        self.queued(&transaction);
         self.events.extend(Event::rows(Origin::Local, changes));
-        self.events.push(Event::Sealed(transaction.seq));
         Ok(())
     }
 }
 
+/// Everything that waits, as bytes.
+pub(crate) fn exported(conn: &Connection) -> Result<Vec<u8>, ReplicaError> {
+    let mut count = 0_u64;
+    let mut transactions = Vec::new();
+    outbox::each_after(conn, Seq(0), |transaction, _| {
+        let payload = encode_transaction(&transaction)?;
+        let bytes = payload.len();
+        let length = u32::try_from(bytes).map_err(|_| ReplicaError::TooLarge { bytes })?;
+        transactions.extend_from_slice(&length.to_be_bytes());
+        transactions.extend_from_slice(&payload);
+        count += 1;
+        Ok(true)
+    })?;
+    Ok([MAGIC, &count.to_be_bytes(), &transactions].concat())
+}
+
 /// Writes a file that is not there yet, wholly or not at all.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), ReplicaError> {
+    let unwritable = |source: io::Error| ReplicaError::Unwritable {
+        path: path.display().to_string(),
+        source,
+    };
+    let mut file = File::create_new(path).map_err(unwritable)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if written.is_err() {
         // What the disk had no room for is of no use.
         let _ = fs::remove_file(path);
     }
-    written
+    written.map_err(unwritable)
 }
 
 /// How many transactions an export says it has.

@@ -18,6 +18,7 @@ use crate::{
     identity,
     observe::Observers,
     outbox::{self, PendingIndex},
+    principal::{self, Principal},
     subscriptions,
     tables::{Rules, Tables, audit, first, is_waiting, meta, unpack_key},
     turn::{Bounds, Turn},
@@ -66,6 +67,7 @@ impl Replica {
         let path = path.as_ref();
         let application = connect(path, Purpose::Application, &options)?;
         let id = establish(&application, path, || (options.new_id)())?;
+        principal::admit(&application, options.principal)?;
         let merging = connect(path, Purpose::Merge, &options)?;
         let mut replica = Self {
             application,
@@ -81,6 +83,9 @@ impl Replica {
         };
         replica.identify(path)?;
         replica.seal()?;
+        if let Principal::Is(owner) = replica.options.principal {
+            replica.bind(owner)?;
+        }
         Ok(replica)
     }
 
@@ -90,7 +95,7 @@ impl Replica {
             return Ok(());
         };
         // Made beforehand, since a turn cannot reach the options; a name unused costs nothing.
-        let id = (self.options.new_id)();
+        let id = self.new_id();
         self.turn(|turn| turn.identify(&mark, id))
     }
 
@@ -132,16 +137,6 @@ impl Replica {
         Ok(reader)
     }
 
-    /// Binds the file to whom it belongs: the first call sets the fingerprint of the authenticated
-    /// principal, later calls must bring the same one.
-    pub fn bind(&mut self, fingerprint: &str) -> Result<(), ReplicaError> {
-        self.turn(|turn| match meta::read::<String>(turn.tx, "principal")? {
-            Some(held) if held == fingerprint => Ok(()),
-            Some(_) => Err(ReplicaError::OtherPrincipal),
-            None => Ok(meta::write(turn.tx, "principal", fingerprint)?),
-        })
-    }
-
     /// Runs `work` in one transaction and seals what it wrote before the commit. If it returns an
     /// error, or cannot be sealed or committed, nothing is written.
     pub fn transaction<T, E>(
@@ -149,7 +144,9 @@ impl Replica {
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<Committed<T>, TransactionError<E>> {
         let transactions_max = self.options.outbox_transactions_max;
+        let served = self.options.principal;
         self.turn_on(Purpose::Application, |turn| {
+            principal::still_admits(turn.tx, served)?;
             turn.seal(Bounds::Waived)?;
             let value = work(turn.tx).map_err(TransactionError::Work)?;
             if turn.tx.is_autocommit() {
@@ -193,7 +190,7 @@ impl Replica {
         merged_through: Seq,
         schema: Option<Schema>,
     ) -> Result<Greeted, ReplicaError> {
-        let new_id = (self.options.new_id)();
+        let new_id = self.new_id();
         let greeted = self.turn(|turn| {
             if turn.is_outrun(merged_through) {
                 turn.become_another(new_id)?;
@@ -309,6 +306,7 @@ impl Replica {
         after: Seq,
         bytes_max: usize,
     ) -> Result<Vec<LocalTransaction>, ReplicaError> {
+        self.still_admits()?;
         let mut out = Vec::new();
         let mut total = 0_usize;
         outbox::each_after(&self.merging, after, |transaction, bytes| {
@@ -359,6 +357,7 @@ impl Replica {
 
     /// Adds an event that the replica's driver has to tell, such as [`Event::Online`].
     pub fn tell(&mut self, event: Event) {
+        self.observers.tell(std::slice::from_ref(&event));
         self.events.extend([event]);
     }
 
@@ -394,6 +393,33 @@ impl Replica {
             })?;
             Ok(out)
         })
+    }
+
+    /// A new identity.
+    pub(crate) fn new_id(&mut self) -> ReplicaId {
+        (self.options.new_id)()
+    }
+
+    /// From now on it is open for this one.
+    pub(crate) const fn serve(&mut self, principal: Principal) {
+        self.options.principal = principal;
+    }
+
+    /// For whom it is open, and a connection to look who that is.
+    pub(crate) const fn served(&self) -> (&Connection, Principal) {
+        (&self.merging, self.options.principal)
+    }
+
+    /// Takes what was deleted off the disk as well, as far as other programs let it.
+    pub(crate) fn wipe(&self) {
+        let wiped = self.merging.execute_batch("VACUUM");
+        let wiped = wiped.and_then(|()| {
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            self.merging.query_row(sql, [], |row| row.get::<_, i64>(0))
+        });
+        if !matches!(wiped, Ok(0)) {
+            tracing::warn!(?wiped, "deleted rows are still in the file's free space");
+        }
     }
 
     pub(crate) const fn outbox_transactions_max(&self) -> u64 {

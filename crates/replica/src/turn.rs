@@ -215,6 +215,20 @@ impl<'a> Turn<'a> {
         Ok(taken)
     }
 
+    /// How many transactions wait in the outbox.
+    pub(crate) const fn waiting(&self) -> u64 {
+        self.numbers.waiting.unsigned_abs()
+    }
+
+    /// Forgets what was not sent, and what was refused.
+    pub(crate) fn empty_outbox(&mut self) -> Result<(), ReplicaError> {
+        outbox::clear(self.tx)?;
+        self.numbers.waiting = 0;
+        self.outbox_changed();
+        self.pending.invalidate();
+        Ok(())
+    }
+
     /// Takes note of what the service told of a row, if local writes are pending on it.
     pub(crate) fn note_told(
         &mut self,

@@ -2,7 +2,7 @@
 mod common;
 
 use anabranch_protocol::Seq;
-use anabranch_replica::{OpenError, Replica, ReplicaError};
+use anabranch_replica::{OpenError, Replica};
 use common::{Clock, Site, open_foreign, options, shape};
 
 #[test]
@@ -10,7 +10,6 @@ fn outbox_clock_identity_and_schema_survive_a_restart() {
     let mut site = Site::new(1);
     site.run("INSERT INTO numbered VALUES (1, 'one')");
     let id = site.keep_everything();
-    site.replica.bind("ann").unwrap();
     let before = site.pending();
     let foreign = site.foreign();
     // Written while no engine runs, and with the clock gone backwards.
@@ -101,17 +100,6 @@ fn a_newer_format_is_refused() {
     let refused = Replica::open(&site.path, options(&Clock::new(), 1)).unwrap_err();
     assert!(matches!(refused, OpenError::NewerFormat { found: 99, .. }));
     assert!(refused.to_string().contains("upgrade"));
-}
-
-#[test]
-fn another_principal_is_refused() {
-    let mut site = Site::new(1);
-    site.replica.bind("ann").unwrap();
-    site.replica.bind("ann").unwrap();
-    assert!(matches!(
-        site.replica.bind("bob"),
-        Err(ReplicaError::OtherPrincipal)
-    ));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anabranch_crdt::Value;
 use anabranch_protocol::{ShapeRequest, SubscriptionId};
 use anabranch_replica::{
-    OpenOptions, Replica, SubscriptionStatus, TransactionError, tables::values::from_sql,
+    OpenOptions, Principal, Replica, SubscriptionStatus, TransactionError, tables::values::from_sql,
 };
 
 use rusqlite::{Batch, Connection, Statement, fallible_iterator::FallibleIterator};
@@ -33,8 +33,17 @@ pub(crate) fn run(command: ReplicaCommand, json: bool) -> Result<(), Failure> {
 
 /// Opens a replica that is there already: a misspelt name must not make a new one.
 pub(crate) fn open(file: &Path) -> Result<Replica, Failure> {
+    open_for(file, Principal::Owner)
+}
+
+/// The same, for somebody.
+pub(crate) fn open_for(file: &Path, principal: Principal) -> Result<Replica, Failure> {
     must_exist(file)?;
-    Ok(Replica::open(file, OpenOptions::system())?)
+    let options = OpenOptions {
+        principal,
+        ..OpenOptions::system()
+    };
+    Ok(Replica::open(file, options)?)
 }
 
 /// Refuses a file that is not there.

@@ -3,21 +3,19 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anabranch_client::{Client, ClientOptions, ConnectionState, Status};
-use anabranch_replica::{Event, Origin};
+use anabranch_replica::{Event, Origin, Principal};
 use serde_json::json;
 use tokio::{signal, time::timeout};
 
-use super::replica::{open, subscriptions_json};
+use super::replica::{open_for, subscriptions_json};
 use crate::{args::SyncArgs, failure::Failure, print::count};
 
 /// Syncs a replica.
 pub(crate) async fn run(args: SyncArgs, json: bool) -> Result<(), Failure> {
-    let replica = open(&args.file)?;
+    let principal = args.principal.map_or(Principal::Nobody, Principal::Is);
+    let replica = open_for(&args.file, principal)?;
     let before = replica.status()?;
-    let options = ClientOptions {
-        url: args.url,
-        token: args.token,
-    };
+    let options = ClientOptions::new(args.url, args.token);
     let client = Client::start(replica, options);
     if args.watch {
         watch(&client, json).await?;
@@ -38,10 +36,10 @@ async fn settle(client: &Client, patience: Duration, quiet: bool) -> Result<Stat
     let mut retries = BTreeSet::new();
     loop {
         let status = statuses.borrow_and_update().clone();
+        if let Some(failure) = final_failure(&status.connection) {
+            return Err(failure);
+        }
         match &status.connection {
-            ConnectionState::Refused { reason } => {
-                return Err(Failure::of(format!("the service refused: {reason}")));
-            }
             ConnectionState::Offline {
                 reason: Some(reason),
                 retry_at,
@@ -135,8 +133,8 @@ async fn watch(client: &Client, json: bool) -> Result<(), Failure> {
             }
             last = Some(line);
         }
-        if let ConnectionState::Refused { reason } = &status.connection {
-            return Err(Failure::of(format!("the service refused: {reason}")));
+        if let Some(failure) = final_failure(&status.connection) {
+            return Err(failure);
         }
         tell_events(client, json);
         tokio::select! {
@@ -144,6 +142,17 @@ async fn watch(client: &Client, json: bool) -> Result<(), Failure> {
             () = tokio::time::sleep(EVENTS_INTERVAL) => {}
             _ = signal::ctrl_c() => return Ok(()),
         }
+    }
+}
+
+/// Why no more is tried, where that is so.
+fn final_failure(connection: &ConnectionState) -> Option<Failure> {
+    match connection {
+        ConnectionState::Refused { reason } => {
+            Some(Failure::of(format!("the service refused: {reason}")))
+        }
+        ConnectionState::Stopped { reason } => Some(Failure::of(reason)),
+        _ => None,
     }
 }
 
@@ -157,6 +166,7 @@ fn summary(status: &Status) -> String {
         ConnectionState::Offline { reason: None, .. } => "offline".to_owned(),
         ConnectionState::Connecting => "connecting".to_owned(),
         ConnectionState::Refused { reason } => format!("refused: {reason}"),
+        ConnectionState::Stopped { reason } => format!("stopped: {reason}"),
         ConnectionState::Connected if status.is_settled() => "in step".to_owned(),
         ConnectionState::Connected => format!("connected, {pending} pending"),
     }

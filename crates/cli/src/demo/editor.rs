@@ -52,10 +52,7 @@ impl Editor {
     pub(super) async fn connect(&mut self, url: &str) -> Result<(), Failure> {
         self.disconnect().await?;
         if let Link::Offline(replica) = std::mem::replace(&mut self.link, Link::Lost) {
-            let options = ClientOptions {
-                url: url.to_owned(),
-                token: String::new(),
-            };
+            let options = ClientOptions::new(url, "");
             self.link = Link::Online(Client::start(*replica, options));
         }
         Ok(())

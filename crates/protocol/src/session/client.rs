@@ -4,10 +4,12 @@
 use anabranch_crdt::{Millis, ReplicaId};
 use thiserror::Error;
 
-use super::Backoff;
+use super::{Backoff, RetryPolicy};
 use crate::{
     ClientFrame, RefusalCode, Seq, ServerFrame,
-    limits::{DOWN_CREDIT_FRAMES, PROTOCOL_VERSIONS},
+    limits::{
+        BROKEN_SESSIONS_MAX, DOWN_CREDIT_FRAMES, PROTOCOL_VERSIONS, RETRY_BASE_MS, RETRY_CEILING_MS,
+    },
 };
 
 /// Where a session stands.
@@ -26,14 +28,25 @@ pub enum ClientPhase {
     Greeting,
     /// The service has welcomed the replica.
     Open,
-    /// The service refused for a reason that waiting will not cure. Until
-    /// [`ClientSession::retry_now`].
+    /// No more tries. Until [`ClientSession::retry_now`].
     Stopped {
         /// Why, for programs.
-        code: RefusalCode,
+        cause: Stopped,
         /// Why, for people.
         reason: String,
     },
+}
+
+/// Why a session is not tried again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The service refused for a reason that waiting will not cure.
+    Refused(RefusalCode),
+    /// As many tries in a row failed as the policy allows, or sessions as
+    /// [`BROKEN_SESSIONS_MAX`] does.
+    GaveUp,
+    /// The replica must not be sent, as when its user has signed out.
+    Forbidden,
 }
 
 /// What a hello says of the replica.
@@ -69,6 +82,8 @@ pub enum Violation {
 pub struct ClientSession {
     phase: ClientPhase,
     backoff: Backoff,
+    /// Sessions in a row that broke, which a welcome does not cure.
+    broken: Backoff,
     up_credit: u32,
     pushed_through: Seq,
     /// Frames that the service may still send.
@@ -85,6 +100,7 @@ impl Default for ClientSession {
                 reason: None,
             },
             backoff: Backoff::default(),
+            broken: Backoff::new(BREAKER),
             up_credit: 0,
             pushed_through: Seq(0),
             down_credit: 0,
@@ -94,6 +110,14 @@ impl Default for ClientSession {
 }
 
 impl ClientSession {
+    /// A session that is tried again as `policy` says.
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self {
+            backoff: Backoff::new(policy),
+            ..Self::default()
+        }
+    }
+
     /// Where the session stands.
     pub const fn phase(&self) -> &ClientPhase {
         &self.phase
@@ -176,10 +200,7 @@ impl ClientSession {
         // Being busy passes by itself, and so does a clock that the next welcome corrects; anything
         // else comes back the same at every try.
         if !matches!(code, RefusalCode::Unavailable | RefusalCode::ClockAhead) {
-            self.phase = ClientPhase::Stopped {
-                code,
-                reason: message.to_owned(),
-            };
+            self.stop(Stopped::Refused(code), message);
         }
     }
 
@@ -209,13 +230,42 @@ impl ClientSession {
 
     /// The connection is gone, or could not be made. `random` is a draw over all of `u64`.
     pub fn disconnected(&mut self, now: Millis, random: u64, reason: impl Into<String>) {
+        let until = self.backoff.failed(now, random);
+        self.wait(until, self.backoff, reason.into());
+    }
+
+    /// The session broke on this side, for a reason that the next may meet again: waits longer each
+    /// time, whatever was welcomed in between, and in the end gives up.
+    pub fn broke(&mut self, now: Millis, random: u64, reason: impl Into<String>) {
+        let until = self.broken.failed(now, random);
+        self.wait(until, self.broken, reason.into());
+    }
+
+    /// Everything that there was has been applied: what broke earlier sessions is over.
+    pub const fn mended(&mut self) {
+        self.broken.succeeded();
+    }
+
+    /// Does not try again by itself.
+    pub fn stop(&mut self, cause: Stopped, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.phase = ClientPhase::Stopped { cause, reason };
+    }
+
+    fn wait(&mut self, until: Millis, failed: Backoff, reason: String) {
         if matches!(self.phase, ClientPhase::Stopped { .. }) {
             return;
         }
-        let until = self.backoff.failed(now, random);
+        if failed.is_exhausted() {
+            let tries = failed.failures();
+            return self.stop(
+                Stopped::GaveUp,
+                format!("{reason} (given up after {tries} tries)"),
+            );
+        }
         self.phase = ClientPhase::Waiting {
             until,
-            reason: Some(reason.into()),
+            reason: Some(reason),
         };
     }
 
@@ -225,6 +275,8 @@ impl ClientSession {
             self.phase,
             ClientPhase::Waiting { .. } | ClientPhase::Stopped { .. }
         ) {
+            self.backoff.succeeded();
+            self.broken.succeeded();
             self.phase = ClientPhase::Waiting {
                 until: now,
                 reason: None,
@@ -232,3 +284,10 @@ impl ClientSession {
         }
     }
 }
+
+/// How sessions are tried again that break on this side.
+const BREAKER: RetryPolicy = RetryPolicy {
+    base_ms: RETRY_BASE_MS,
+    ceiling_ms: RETRY_CEILING_MS,
+    attempts_max: Some(BROKEN_SESSIONS_MAX),
+};

@@ -4,6 +4,6 @@ mod backoff;
 mod client;
 mod server;
 
-pub use backoff::Backoff;
-pub use client::{ClientPhase, ClientSession, Greeting, Violation};
+pub use backoff::{Backoff, RetryPolicy};
+pub use client::{ClientPhase, ClientSession, Greeting, Stopped, Violation};
 pub use server::{Refusal, Request, ServerSession};

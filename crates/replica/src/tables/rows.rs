@@ -234,6 +234,17 @@ impl TableSql {
         Ok(())
     }
 
+    /// Forgets every row, as [`Self::evict`] does one.
+    pub fn clear(&self, conn: &Connection) -> Result<(), TablesError> {
+        let name = super::table::quote(&self.table.local_name());
+        let clocks = super::table::clock_table(self.id());
+        let dead = super::table::dead_table(self.id());
+        conn.execute_batch(&format!(
+            "DELETE FROM {name}; DELETE FROM {clocks}; DELETE FROM {dead};"
+        ))?;
+        Ok(())
+    }
+
     /// Forgets what is kept of a removed row, apart from its clock.
     pub(super) fn forget_dead(&self, conn: &Connection, key: &RowKey) -> Result<(), TablesError> {
         run(conn, &self.delete_dead, &key.0).map(drop)

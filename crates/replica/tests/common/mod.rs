@@ -150,7 +150,7 @@ pub struct Site {
     pub replica: Replica,
     pub clock: Clock,
     pub path: PathBuf,
-    _directory: tempfile::TempDir,
+    pub _directory: tempfile::TempDir,
 }
 
 impl Site {

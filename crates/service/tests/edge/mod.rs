@@ -86,10 +86,7 @@ impl Edge {
             .join(format!("replica{}.db", self.clients));
         let mut replica = Replica::open(path, OpenOptions::system()).unwrap();
         replica.subscribe(&spelled(filter)).unwrap();
-        let options = ClientOptions {
-            url: self.service.url(),
-            token: TOKEN.to_owned(),
-        };
+        let options = ClientOptions::new(self.service.url(), TOKEN);
         Client::start(replica, options)
     }
 
