@@ -18,7 +18,7 @@
 //! })?;
 //!
 //! // From here on the replica is kept in step in the background, whenever the service is in reach.
-//! let url = "ws://127.0.0.1:4600/v1/sync".into();
+//! let url = "ws://127.0.0.1:4600/v1/sync";
 //! let client = Client::start(replica, ClientOptions::new(url, ""));
 //! client.settled().await;
 //!
