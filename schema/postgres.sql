@@ -17,7 +17,9 @@ create table if not exists anabranch.meta (
     one            boolean primary key default true check (one),
     form           integer not null,
     schema_version bigint  not null default 0,
-    fingerprint    text    not null default ''
+    fingerprint    text    not null default '',
+    -- Rows that were removed before this clock reading may be forgotten.
+    horizon        bigint  not null default 0
 );
 
 -- The replicated tables. Numbers are never used again. The table's trigger function holds good while

@@ -9,7 +9,8 @@ use anabranch_protocol::{
     limits::PUSH_BYTES_MAX,
     session::{ClientPhase, ClientSession, Greeting, RetryPolicy, Stopped, Violation},
 };
-use anabranch_replica::{Event, Greeted, Replica, ReplicaError};
+use anabranch_replica::{Event, Greeted, Replica, ReplicaError, Welcome};
+use anabranch_shape::schema::Schema;
 use thiserror::Error;
 
 /// Why a session must end. The replica keeps what it has; connecting again goes on from there.
@@ -203,15 +204,18 @@ impl Driver {
                 server_time,
                 drift_max_ms,
                 merged_through,
+                horizon,
                 schema,
                 ..
-            } => match replica.welcome(server_time, drift_max_ms, merged_through, schema)? {
-                Greeted::Known => {
-                    replica.tell(Event::Online);
-                    Ok(())
-                }
-                Greeted::Anew => return Err(DriveError::NewIdentity),
-            },
+            } => {
+                let welcome = Welcome {
+                    server_time,
+                    drift_max_ms,
+                    merged_through,
+                    horizon,
+                };
+                return begin(replica, &welcome, schema.as_ref());
+            }
             ServerFrame::Schema(schema) => replica.adopt_schema(schema),
             ServerFrame::Snapshot { id, .. } | ServerFrame::SnapshotEnd { id, .. }
                 if !self.told.contains_key(&id) =>
@@ -366,5 +370,20 @@ impl Driver {
         self.note_sent(replica, through, count);
         self.outgoing.push_back(ClientFrame::Push(transactions));
         Ok(())
+    }
+}
+
+/// Begins a session on the replica's side.
+fn begin(
+    replica: &mut Replica,
+    welcome: &Welcome,
+    schema: Option<&Schema>,
+) -> Result<(), DriveError> {
+    match replica.welcome(welcome, schema)? {
+        Greeted::Known => {
+            replica.tell(Event::Online);
+            Ok(())
+        }
+        Greeted::Anew => Err(DriveError::NewIdentity),
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use anabranch_client::{DriveError, Driver};
-use anabranch_crdt::{ColumnId, Millis, TableId};
+use anabranch_crdt::{ColumnId, Hlc, Millis, TableId};
 use anabranch_protocol::{ClientFrame, Seq, ServerFrame};
 use anabranch_replica::{Event, OpenOptions, Replica};
 use anabranch_shape::schema::{Column, ColumnType, Schema, Table};
@@ -38,6 +38,7 @@ fn welcome(merged_through: u64) -> ServerFrame {
         server_time: Millis(1_700_000_000_000),
         drift_max_ms: u64::MAX / 2,
         merged_through: Seq(merged_through),
+        horizon: Hlc::ZERO,
         credit_transactions: 10,
         schema: Some(schema()),
     }

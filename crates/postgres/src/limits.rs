@@ -64,5 +64,9 @@ pub const SLOT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long the creation of a slot may wait for transactions that were already running.
 pub const SLOT_CREATION_MAX: Duration = Duration::from_secs(60);
 
+/// Tombstones looked at in one transaction when those of long ago are forgotten: their rows are locked
+/// for as long as it takes.
+pub const FORGET_STEP_ROWS: i64 = 1_000;
+
 /// Bytes of one message from Postgres: its own bound on a field is 1 GiB.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 * 1024;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use anabranch_crdt::ReplicaId;
+use anabranch_crdt::{Hlc, ReplicaId};
 use anabranch_protocol::Seq;
 use anabranch_shape::schema::Schema;
 use anabranch_store::{
-    BoxFuture, LogEvent, MergeOutcome, Snapshot, SnapshotQuery, Store, StoreError, Upload,
+    BoxFuture, LogEvent, MergeOutcome, Snapshot, SnapshotQuery, Standing, Store, StoreError, Upload,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_postgres::Config;
@@ -71,7 +71,7 @@ impl Store for PostgresStore {
         &self,
         replica: ReplicaId,
         first_pending: Seq,
-    ) -> BoxFuture<'_, Result<Seq, StoreError>> {
+    ) -> BoxFuture<'_, Result<Standing, StoreError>> {
         Box::pin(async move {
             let mut lease = self.pool.lease().await?;
             writer::greet(&mut lease, replica, first_pending).await
@@ -80,6 +80,12 @@ impl Store for PostgresStore {
 
     fn merge(&self, uploads: Vec<Upload>) -> BoxFuture<'_, Result<Vec<MergeOutcome>, StoreError>> {
         Box::pin(async move { writer::merge(&self.pool, &self.catalog, &uploads).await })
+    }
+
+    fn forget_removed(&self, horizon: Hlc) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(
+            async move { writer::forget_removed(&self.pool, &self.catalog.get(), horizon).await },
+        )
     }
 
     fn snapshot(&self, query: SnapshotQuery) -> BoxFuture<'_, Result<Snapshot, StoreError>> {

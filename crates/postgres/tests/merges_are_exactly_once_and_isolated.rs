@@ -71,7 +71,12 @@ async fn a_resend_is_a_duplicate_and_other_content_is_refused() {
         MergeOutcome::Merged
     );
     assert_eq!(
-        fixture.store.greet(replica(1), Seq(3)).await.unwrap(),
+        fixture
+            .store
+            .greet(replica(1), Seq(3))
+            .await
+            .unwrap()
+            .merged_through,
         Seq(2)
     );
     // Forgotten: nobody can tell whether it is the same again, so it is not said to be merged.
@@ -85,7 +90,12 @@ async fn a_resend_is_a_duplicate_and_other_content_is_refused() {
     let outcomes = fixture.merge(vec![made()]).await;
     assert_eq!(rejection(&outcomes[0]).code, RejectCode::Equivocation);
     assert_eq!(
-        fixture.store.greet(replica(2), Seq(1)).await.unwrap(),
+        fixture
+            .store
+            .greet(replica(2), Seq(1))
+            .await
+            .unwrap()
+            .merged_through,
         Seq(0)
     );
 }

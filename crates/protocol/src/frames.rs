@@ -1,6 +1,6 @@
 //! What replica and service say to each other. The bytes are the codec's concern.
 
-use anabranch_crdt::{Delta, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value};
+use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value};
 use anabranch_shape::schema::Schema;
 
 use crate::{Cursor, Seq, SubscriptionId, SubscriptionSet};
@@ -76,6 +76,59 @@ pub struct LocalTransaction {
     pub stamp: Stamp,
     /// What it did, at most one delta a row, ordered by table and key.
     pub deltas: Vec<Delta>,
+    /// Which of the deltas insert their row, and so hold the whole of it. The others were written to
+    /// a row that the replica had: a store that has it no more, not even as a tombstone, cannot take
+    /// them.
+    pub inserts: Inserts,
+}
+
+/// Which deltas of a transaction insert their row, by their place: one bit each, the first deltas in
+/// the low bits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inserts(Vec<u8>);
+
+impl Inserts {
+    /// That all of `count` deltas do.
+    pub fn all(count: usize) -> Self {
+        (0..count).map(|_| true).collect()
+    }
+
+    /// Whether the delta at this place inserts its row.
+    pub fn contains(&self, place: usize) -> bool {
+        self.0
+            .get(place >> 3)
+            .is_some_and(|bits| bits & (1 << (place & 7)) != 0)
+    }
+
+    /// The bits, as the codec writes them.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads the bits of `count` deltas; `None` unless they are just as many bytes as that takes,
+    /// without a bit beyond.
+    pub(crate) fn from_bytes(bytes: Vec<u8>, count: usize) -> Option<Self> {
+        let stray = match (count & 7, bytes.last()) {
+            (0, _) | (_, None) => 0,
+            (used, Some(last)) => last >> used,
+        };
+        (bytes.len() == count.div_ceil(8) && stray == 0).then_some(Self(bytes))
+    }
+}
+
+impl FromIterator<bool> for Inserts {
+    fn from_iter<T: IntoIterator<Item = bool>>(inserts: T) -> Self {
+        let mut bits = Vec::new();
+        for (place, inserts) in inserts.into_iter().enumerate() {
+            if place & 7 == 0 {
+                bits.push(0);
+            }
+            if let Some(last) = bits.last_mut().filter(|_| inserts) {
+                *last |= 1 << (place & 7);
+            }
+        }
+        Self(bits)
+    }
 }
 
 /// What the service says.
@@ -91,6 +144,9 @@ pub enum ServerFrame {
         drift_max_ms: u64,
         /// The replica's last transaction that the store has an outcome for.
         merged_through: Seq,
+        /// The store remembers no row that was removed before this. What the replica stamped before
+        /// it and never shared must be stamped anew, from here on.
+        horizon: Hlc,
         /// How many transactions may be pushed before more credit is granted.
         credit_transactions: u32,
         /// The schema, where it differs from the one the replica named.

@@ -12,7 +12,7 @@ pub mod limits;
 pub mod session;
 
 pub use frames::{
-    Change, ClientFrame, LocalTransaction, RefusalCode, RejectCode, ServerFrame, ShapeRequest,
-    Subscription,
+    Change, ClientFrame, Inserts, LocalTransaction, RefusalCode, RejectCode, ServerFrame,
+    ShapeRequest, Subscription,
 };
 pub use ids::{Cursor, Epoch, Position, Seq, SubscriptionId, SubscriptionSet};

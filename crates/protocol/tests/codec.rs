@@ -10,8 +10,8 @@ use anabranch_crdt::{
     ColumnId, Delta, Entry, Hlc, Life, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
 use anabranch_protocol::{
-    Change, ClientFrame, Cursor, Epoch, LocalTransaction, Position, RefusalCode, RejectCode, Seq,
-    ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
+    Change, ClientFrame, Cursor, Epoch, Inserts, LocalTransaction, Position, RefusalCode,
+    RejectCode, Seq, ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
     codec::{
         Assembler, CodecError, decode_client_frame, decode_deltas, decode_schema,
         decode_server_frame, decode_transaction, encode_client_frame, encode_server_frame,
@@ -71,6 +71,7 @@ fn transaction() -> impl Strategy<Value = LocalTransaction> {
         |(seq, stamp, deltas)| LocalTransaction {
             seq: Seq(seq),
             stamp,
+            inserts: deltas.iter().map(|delta| delta.table.0 % 2 == 0).collect(),
             deltas,
         },
     )
@@ -230,12 +231,13 @@ fn golden_vectors() {
             key: RowKey(vec![Value::Integer(5)]),
             state,
         }],
+        inserts: Inserts::all(1),
     };
     let bytes = encode_client_frame(&ClientFrame::Push(vec![transaction.clone()])).unwrap();
     let replica = "ab".repeat(16);
     let expected = format!(
         "03 01 01 fc04000200 {replica} 01 fc04000200 {replica} 01 07 01 010a 02 02 00 03 02 6869 \
-         03 00 01 01 01 00 00"
+         03 00 01 01 01 00 00 01 01"
     );
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(

@@ -3,7 +3,7 @@
 
 use anabranch_crdt::{Hlc, Millis, ReplicaId, Stamp};
 use anabranch_protocol::{
-    ClientFrame, LocalTransaction, RefusalCode, Seq, ServerFrame,
+    ClientFrame, Inserts, LocalTransaction, RefusalCode, Seq, ServerFrame,
     limits::{BROKEN_SESSIONS_MAX, DOWN_CREDIT_FRAMES, UP_CREDIT_TRANSACTIONS},
     session::{
         ClientPhase, ClientSession, Greeting, Request, RetryPolicy, ServerSession, Stopped,
@@ -30,13 +30,14 @@ fn transaction(seq: u64, replica: ReplicaId) -> LocalTransaction {
         seq: Seq(seq),
         stamp,
         deltas: Vec::new(),
+        inserts: Inserts::default(),
     }
 }
 
 fn open() -> ServerSession {
     let mut session = ServerSession::default();
     session.receive(hello((1, 1))).unwrap();
-    session.welcome(Seq(0), Millis(0), 0, None);
+    session.welcome((Seq(0), Hlc::ZERO), Millis(0), 0, None);
     session
 }
 
@@ -115,6 +116,7 @@ fn welcome(version: u16) -> ServerFrame {
         server_time: Millis(0),
         drift_max_ms: 0,
         merged_through: Seq(3),
+        horizon: Hlc::ZERO,
         credit_transactions: 10,
         schema: None,
     }

@@ -2,34 +2,34 @@
 
 use std::collections::HashSet;
 
-use anabranch_crdt::{Delta, Millis, RowKey, TableId};
+use anabranch_crdt::{Delta, RowKey, TableId};
 use anabranch_protocol::{Change, Cursor, Seq, SubscriptionId, SubscriptionSet};
 use anabranch_shape::schema::Schema;
 
 use crate::{
-    Event, ReplicaError, subscriptions,
+    Event, ReplicaError, Welcome, subscriptions,
     tables::{Incoming, Rules, Tables, audit, drop_all, key, layout, meta, unpack_key},
     turn::{Turn, newest},
 };
 
 impl Turn<'_> {
-    /// Begins a session: corrects the clock, stamps again what would be too far ahead, adopts the
-    /// schema.
+    /// Begins a session: corrects the clock, stamps again what would be too far ahead or too old,
+    /// adopts the schema.
     pub(crate) fn welcome(
         &mut self,
-        server_time: Millis,
-        drift_max_ms: u64,
-        merged_through: Seq,
+        welcome: &Welcome,
         schema: Option<&Schema>,
     ) -> Result<(), ReplicaError> {
+        let server_time = welcome.server_time;
         let offset = i128::from(server_time.0).saturating_sub(i128::from(self.now.0));
         self.numbers.clock_offset_ms = i64::try_from(offset).unwrap_or(0);
         subscriptions::unstage_all(self.tx)?;
         subscriptions::refuse(self.tx, None, None)?;
-        let bound_ms = server_time.0.saturating_add(drift_max_ms);
+        let bound_ms = server_time.0.saturating_add(welcome.drift_max_ms);
         if self.numbers.hlc.millis().0 > bound_ms {
-            self.restamp(merged_through)?;
+            self.restamp_unshared(welcome.merged_through)?;
         }
+        self.restamp_old(welcome.merged_through, welcome.horizon)?;
         schema.map_or(Ok(()), |schema| self.adopt(schema))
     }
 

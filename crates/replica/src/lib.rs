@@ -72,7 +72,7 @@ pub use options::{OpenOptions, Synchronous};
 pub use order::{OrderError, order_between};
 pub use outbox::{RejectedTransaction, TransactionState};
 pub use principal::{Fingerprint, NoFingerprint, Principal};
-pub use replica::{Committed, Greeted, Replica};
+pub use replica::{Committed, Greeted, Replica, Welcome};
 pub use sign_out::SignOut;
 pub use status::Status;
 pub use subscriptions::SubscriptionStatus;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anabranch_crdt::{Delta, Millis, TableId};
+use anabranch_crdt::{Delta, Hlc, Millis, TableId};
 use anabranch_protocol::{
     LocalTransaction, RejectCode, Seq,
     codec::{decode_transaction, encode_transaction},
@@ -151,6 +151,16 @@ pub(crate) fn each_after(
         }
     }
     Ok(())
+}
+
+/// The stamp of the first transaction after `after`: none behind it has an older one.
+pub(crate) fn oldest_stamp(conn: &Connection, after: Seq) -> Result<Option<Hlc>, ReplicaError> {
+    let sql = "SELECT hlc FROM anabranch_outbox WHERE seq > ?1 ORDER BY seq LIMIT 1";
+    let mut query = conn.prepare_cached(sql)?;
+    let oldest: Option<i64> = query
+        .query_row([number(after)], |row| row.get(0))
+        .optional()?;
+    Ok(oldest.map(Hlc::from_i64).transpose()?)
 }
 
 /// All transactions after `after`, in their order.

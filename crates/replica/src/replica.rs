@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path};
 
-use anabranch_crdt::{Delta, Millis, ReplicaId, RowKey, RowState};
+use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId, RowKey, RowState};
 use anabranch_protocol::{
     Change, Cursor, LocalTransaction, RejectCode, Seq, ShapeRequest, Subscription, SubscriptionId,
     SubscriptionSet, codec::decode_schema,
@@ -50,6 +50,19 @@ pub struct Committed<T> {
     pub value: T,
     /// The number, unless the transaction wrote nothing that is replicated.
     pub seq: Option<Seq>,
+}
+
+/// What the service says of itself and of this replica when a session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The service's clock.
+    pub server_time: Millis,
+    /// How far ahead of it stamps may be.
+    pub drift_max_ms: u64,
+    /// This replica's last transaction that the store has an outcome for.
+    pub merged_through: Seq,
+    /// The store remembers no row that was removed before this.
+    pub horizon: Hlc,
 }
 
 /// Whether a session may go on after the welcome.
@@ -179,25 +192,24 @@ impl Replica {
     }
 
     /// Begins a session with the service: corrects the clock by the service's, stamps again what
-    /// was never shared and would be too far ahead, and adopts the schema if it is new.
+    /// was never shared and would be too far ahead or behind what the store remembers, and adopts the
+    /// schema if it is new.
     ///
     /// Where the store knows more transactions of this replica than the file does, the file was
     /// restored from a copy: it gets a new identity, and the session must end.
     pub fn welcome(
         &mut self,
-        server_time: Millis,
-        drift_max_ms: u64,
-        merged_through: Seq,
-        schema: Option<Schema>,
+        welcome: &Welcome,
+        schema: Option<&Schema>,
     ) -> Result<Greeted, ReplicaError> {
         let new_id = self.new_id();
         let greeted = self.turn(|turn| {
-            if turn.is_outrun(merged_through) {
+            if turn.is_outrun(welcome.merged_through) {
                 turn.become_another(new_id)?;
                 return Ok(Greeted::Anew);
             }
             turn.seal(Bounds::Waived)?;
-            turn.welcome(server_time, drift_max_ms, merged_through, schema.as_ref())?;
+            turn.welcome(welcome, schema)?;
             Ok(Greeted::Known)
         })?;
         self.refresh_tables()?;

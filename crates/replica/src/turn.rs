@@ -183,6 +183,7 @@ impl<'a> Turn<'a> {
             seq,
             stamp,
             deltas: sealed.deltas,
+            inserts: sealed.inserts,
         };
         match bounds {
             Bounds::Enforced { transactions_max } => {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anabranch_crdt::{Delta, Entry, HlcClock, RowClock, RowKey, RowState, Stamp, TableId};
+use anabranch_crdt::{
+    Delta, Entry, Hlc, HlcClock, Millis, RowClock, RowKey, RowState, Stamp, TableId,
+};
 use anabranch_protocol::{LocalTransaction, RejectCode, Seq};
 
 use crate::{
@@ -128,7 +130,7 @@ impl Turn<'_> {
 
     /// Stamps the transactions after `shared` again, from the corrected clock: none of them has
     /// ever left this replica. They stay above everything this replica has seen, as they were.
-    pub(crate) fn restamp(&mut self, shared: Seq) -> Result<(), ReplicaError> {
+    pub(crate) fn restamp_unshared(&mut self, shared: Seq) -> Result<(), ReplicaError> {
         let mut newest_shared = self.numbers.shared_hlc;
         let mut unshared = Vec::new();
         for transaction in outbox::all_after(self.tx, Seq(0))? {
@@ -139,20 +141,53 @@ impl Turn<'_> {
             }
         }
         let mut clock = HlcClock::resume(newest_shared);
-        let mut stamps: HashMap<Stamp, Stamp> = HashMap::new();
-        for transaction in &mut unshared {
+        let mut stamps = HashMap::new();
+        for transaction in &unshared {
             let stamp = Stamp::new(clock.tick(self.corrected_now())?, self.replica);
             stamps.insert(transaction.stamp, stamp);
-            transaction.stamp = stamp;
         }
-        if let Some(first) = unshared.first() {
+        self.restamp(unshared, &stamps)?;
+        self.numbers.hlc = clock.last();
+        Ok(())
+    }
+
+    /// Stamps those of the transactions after `shared` again that lie before `horizon`: just above it,
+    /// so that they win over nothing that came since, and in their order.
+    pub(crate) fn restamp_old(&mut self, shared: Seq, horizon: Hlc) -> Result<(), ReplicaError> {
+        if outbox::oldest_stamp(self.tx, shared)?.is_none_or(|oldest| oldest >= horizon) {
+            return Ok(());
+        }
+        let mut clock = HlcClock::resume(horizon);
+        let mut stamps = HashMap::new();
+        // The later ones keep their stamps, and may speak of those that change.
+        let unshared = outbox::all_after(self.tx, shared)?;
+        for transaction in &unshared {
+            if transaction.stamp.hlc > clock.last() {
+                break;
+            }
+            let stamp = Stamp::new(clock.tick(Millis(0))?, self.replica);
+            stamps.insert(transaction.stamp, stamp);
+        }
+        self.restamp(unshared, &stamps)?;
+        self.numbers.hlc = self.numbers.hlc.max(clock.last());
+        Ok(())
+    }
+
+    /// Stamps waiting transactions as `stamps` says, in the outbox and in the rows they touched.
+    fn restamp(
+        &mut self,
+        mut transactions: Vec<LocalTransaction>,
+        stamps: &HashMap<Stamp, Stamp>,
+    ) -> Result<(), ReplicaError> {
+        if let Some(first) = transactions.first() {
             self.events.push(Event::Restamped(first.seq));
         }
         // Each row once, since a new stamp may equal another transaction's old one.
         let mut rows: BTreeSet<(TableId, Vec<u8>)> = BTreeSet::new();
-        for transaction in &mut unshared {
+        for transaction in &mut transactions {
+            transaction.stamp = *stamps.get(&transaction.stamp).unwrap_or(&transaction.stamp);
             for delta in &mut transaction.deltas {
-                delta.state = restamped_state(&delta.state, &stamps);
+                delta.state = restamped_state(&delta.state, stamps);
                 rows.insert((delta.table, pack(&delta.key)));
             }
             outbox::rewrite(self.tx, transaction)?;
@@ -164,10 +199,9 @@ impl Turn<'_> {
             let Some(held) = table.held(self.tx, &packed)? else {
                 continue;
             };
-            let clock = restamped_clock(&held.clock, &stamps);
+            let clock = restamped_clock(&held.clock, stamps);
             table.put_held(self.tx, &packed, &clock, held.shapes)?;
         }
-        self.numbers.hlc = clock.last();
         Ok(())
     }
 }
@@ -212,7 +246,7 @@ fn restamped_clock(clock: &RowClock, stamps: &HashMap<Stamp, Stamp>) -> RowClock
 
 #[cfg(test)]
 mod tests {
-    use anabranch_crdt::{ColumnId, Existence, Hlc, Life, Millis, ReplicaId, Value};
+    use anabranch_crdt::{ColumnId, Existence, Life, ReplicaId, Value};
 
     use super::*;
 

@@ -26,7 +26,7 @@ fn what_was_never_shared_is_stamped_again_in_order_and_above_what_was_seen() {
 
     site.replica.take_events();
     site.replica
-        .welcome(Millis(START), DRIFT_MS, Seq(0), None)
+        .welcome(&common::welcome(Millis(START), Seq(0)), None)
         .unwrap();
     assert_eq!(site.replica.take_events(), [Event::Restamped(Seq(1))]);
     let pending = site.pending();
@@ -71,7 +71,7 @@ fn what_the_store_has_merged_keeps_its_stamp() {
     site.run("INSERT INTO numbered VALUES (2, 'never sent')");
     let before = site.pending();
     site.replica
-        .welcome(Millis(START), DRIFT_MS, Seq(1), None)
+        .welcome(&common::welcome(Millis(START), Seq(1)), None)
         .unwrap();
     let after = site.pending();
     assert_eq!(before[0], after[0]);
@@ -85,7 +85,7 @@ fn a_clock_within_the_bound_is_left_alone() {
     site.run("INSERT INTO numbered VALUES (1, 'a little ahead')");
     let before = site.pending();
     site.replica
-        .welcome(Millis(START), DRIFT_MS, Seq(0), None)
+        .welcome(&common::welcome(Millis(START), Seq(0)), None)
         .unwrap();
     assert_eq!(site.pending(), before);
     assert!(site.replica.status().unwrap().clock_offset_ms < 0);

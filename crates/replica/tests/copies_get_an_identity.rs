@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anabranch_crdt::ReplicaId;
 use anabranch_protocol::Seq;
 use anabranch_replica::{Event, Greeted, Replica};
-use common::{Clock, DRIFT_MS, Hub, Site, options};
+use common::{Clock, Hub, Site, options};
 
 /// Copies the file as a file manager does after the program has ended.
 fn copy(site: &Site, name: &str) -> PathBuf {
@@ -92,7 +92,7 @@ fn a_backup_written_back_over_the_file_is_told_by_the_store() {
     // The store has merged a second transaction, which the restored file knows nothing of.
     let path = site.path.clone();
     let mut restored = Replica::open(&path, options(&site.clock, 9)).unwrap();
-    let greeted = restored.welcome(site.clock.now(), DRIFT_MS, Seq(2), None);
+    let greeted = restored.welcome(&common::welcome(site.clock.now(), Seq(2)), None);
     assert_eq!(greeted.unwrap(), Greeted::Anew);
     assert_eq!(restored.id(), ReplicaId([9; 16]));
     let pending = restored.pending(Seq(0), usize::MAX).unwrap();
@@ -101,7 +101,7 @@ fn a_backup_written_back_over_the_file_is_told_by_the_store() {
         (pending[0].seq, pending[0].stamp.replica),
         (Seq(2), restored.id())
     );
-    let again = restored.welcome(site.clock.now(), DRIFT_MS, Seq(0), None);
+    let again = restored.welcome(&common::welcome(site.clock.now(), Seq(0)), None);
     assert_eq!(again.unwrap(), Greeted::Known);
 
     // Another process on the same file writes under the new identity too.

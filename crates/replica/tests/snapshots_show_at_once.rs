@@ -102,7 +102,7 @@ fn a_stale_session_leaves_no_staged_rows() {
         .unwrap();
     let now = site.clock.now();
     site.replica
-        .welcome(now, common::DRIFT_MS, anabranch_protocol::Seq(0), None)
+        .welcome(&common::welcome(now, anabranch_protocol::Seq(0)), None)
         .unwrap();
     assert_eq!(site.count("anabranch_staging"), 0);
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anabranch_protocol::limits::DRIFT_MAX_MS;
@@ -21,6 +22,9 @@ pub struct Config {
     pub store: StoreConfig,
     /// What is served, and to whom.
     pub hub: HubConfig,
+    /// How long the store remembers deleted rows; for good where there is none. A replica that was
+    /// away for longer can have writes to such rows refused.
+    pub retention: Option<Duration>,
 }
 
 /// What the service replicates.
@@ -88,6 +92,8 @@ struct File {
     #[serde(default = "default_drift_max_ms")]
     drift_max_ms: u64,
     allow_spelled_shapes: Option<bool>,
+    #[serde(default = "default_retention_days")]
+    retention_days: u32,
     store: StoreSection,
     #[serde(default)]
     shapes: BTreeMap<String, ShapeSection>,
@@ -113,12 +119,19 @@ struct ShapeSection {
     columns: Vec<String>,
 }
 
+const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 4600))
 }
 
 fn default_drift_max_ms() -> u64 {
     DRIFT_MAX_MS
+}
+
+/// Longer than a holiday.
+const fn default_retention_days() -> u32 {
+    90
 }
 
 fn default_slot() -> String {
@@ -190,6 +203,9 @@ impl Config {
             listen: file.listen,
             store,
             hub,
+            // None keeps them for good.
+            retention: (file.retention_days > 0)
+                .then(|| Duration::from_secs(u64::from(file.retention_days) * SECONDS_A_DAY)),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anabranch_crdt::{Delta, Millis};
 use anabranch_protocol::{ClientFrame, Epoch, Position, RefusalCode, Seq, ServerFrame};
-use anabranch_store::{LogEvent, MergeOutcome, Store, Visibility};
+use anabranch_store::{LogEvent, MergeOutcome, Standing, Store, Visibility};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::{info, warn};
 
@@ -41,7 +41,7 @@ pub(crate) enum Event {
     Disconnected(SessionId),
     Greeted {
         id: SessionId,
-        merged_through: Seq,
+        standing: Standing,
     },
     Merged {
         id: SessionId,
@@ -221,7 +221,7 @@ impl Engine {
                 hub.disconnect(id);
                 let _ = self.merges.send(MergeRequest::Forget(id));
             }
-            Event::Greeted { id, merged_through } => hub.greeted(id, merged_through, now),
+            Event::Greeted { id, standing } => hub.greeted(id, standing, now),
             Event::Merged { id, outcomes } => hub.merged(id, outcomes),
             Event::Failed { id, reason } => hub.failed(id, &reason),
             Event::SnapshotStarted {

@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 mod connection;
 mod engine;
+mod housekeeping;
 pub mod hub;
 pub mod limits;
 mod merging;

@@ -54,3 +54,9 @@ pub const WRITE_TIMEOUT_MS: u64 = 60_000;
 
 /// How long a connection that is being closed waits for the replica to close it too.
 pub const FAREWELL_MAX_MS: u64 = 2_000;
+
+/// How long after its start a service first forgets rows that were deleted long ago.
+pub const HOUSEKEEPING_DELAY_MS: u64 = 60_000;
+
+/// How often it does so then: against a retention of days, an hour more or less is nothing.
+pub const HOUSEKEEPING_PERIOD_MS: u64 = 60 * 60 * 1000;

@@ -105,7 +105,7 @@ impl Merger {
             .retried(|| self.store.greet(replica, first_pending))
             .await?;
         let event = match greeted {
-            Ok(merged_through) => Event::Greeted { id, merged_through },
+            Ok(standing) => Event::Greeted { id, standing },
             Err(error) => failure(id, &error),
         };
         self.events.send(event).await.map_err(|_| Abandoned)

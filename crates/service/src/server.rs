@@ -1,6 +1,6 @@
 //! The listener: the WebSocket endpoint and the health check, and a handle to stop them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anabranch_protocol::limits::FRAGMENT_BYTES_MAX;
 use anabranch_store::Store;
@@ -18,6 +18,7 @@ use tracing::{debug, info};
 use crate::{
     connection,
     engine::{Engine, Event},
+    housekeeping,
     hub::HubConfig,
 };
 
@@ -50,6 +51,7 @@ pub struct Service {
     address: SocketAddr,
     events: mpsc::Sender<Event>,
     listener: JoinHandle<()>,
+    housekeeping: Option<JoinHandle<()>>,
 }
 
 impl Service {
@@ -83,7 +85,21 @@ impl Service {
             address,
             events,
             listener,
+            housekeeping: None,
         })
+    }
+
+    /// Has rows forgotten that were deleted longer than `retention` ago, now and then. Without this
+    /// the store keeps what it must know of deleted rows for good.
+    #[must_use]
+    pub fn forgetting_after(mut self, store: Arc<dyn Store>, retention: Duration) -> Self {
+        let earlier = self
+            .housekeeping
+            .replace(housekeeping::start(store, retention));
+        if let Some(earlier) = earlier {
+            earlier.abort();
+        }
+        self
     }
 
     /// Where it listens.
@@ -100,6 +116,9 @@ impl Service {
     /// again.
     pub async fn stop(self) {
         self.listener.abort();
+        if let Some(housekeeping) = self.housekeeping {
+            housekeeping.abort();
+        }
         // Only then is the address free again.
         let _ = self.listener.await;
         let _ = self.events.send(Event::Shutdown).await;

@@ -12,7 +12,8 @@ use anabranch_crdt::{
     ColumnId, Delta, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
 use anabranch_protocol::{
-    ClientFrame, LocalTransaction, RefusalCode, Seq, ServerFrame, Subscription, SubscriptionId,
+    ClientFrame, Inserts, LocalTransaction, RefusalCode, Seq, ServerFrame, Subscription,
+    SubscriptionId,
     limits::{
         FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, TOKEN_BYTES_MAX,
         UP_CREDIT_TRANSACTIONS,
@@ -28,6 +29,7 @@ fn transaction(seq: u64, deltas: Vec<Delta>) -> LocalTransaction {
     LocalTransaction {
         seq: Seq(seq),
         stamp: stamp(),
+        inserts: Inserts::all(deltas.len()),
         deltas,
     }
 }

@@ -8,6 +8,7 @@
 
 mod common;
 
+use anabranch_crdt::Hlc;
 use anabranch_protocol::{
     ClientFrame, RefusalCode, Seq, ServerFrame,
     limits::{SUBSCRIPTIONS_MAX, UP_CREDIT_TRANSACTIONS},
@@ -44,6 +45,7 @@ fn a_hello_is_answered_with_what_the_replica_must_know() {
         server_time: NOW,
         drift_max_ms: 1_000,
         merged_through: Seq(0),
+        horizon: Hlc::ZERO,
         credit_transactions: UP_CREDIT_TRANSACTIONS,
         schema: None,
     };

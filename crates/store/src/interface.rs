@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use anabranch_crdt::{ColumnId, Delta, ReplicaId, TableId};
+use anabranch_crdt::{ColumnId, Delta, Hlc, ReplicaId, TableId};
 use anabranch_protocol::{LocalTransaction, Position, RejectCode, Seq};
 use anabranch_shape::{Predicate, schema::Schema};
 use thiserror::Error;
@@ -16,17 +16,22 @@ pub trait Store: Send + Sync + 'static {
     /// The schema of the replicated tables as it is now.
     fn schema(&self) -> BoxFuture<'_, Result<Arc<Schema>, StoreError>>;
 
-    /// The replica's last transaction with an outcome, [`Seq`] 0 if there is none, after forgetting
-    /// the outcomes before `first_pending`, which the replica needs no more.
+    /// How a replica stands with the store, after forgetting the outcomes before `first_pending`, which
+    /// it needs no more.
     fn greet(
         &self,
         replica: ReplicaId,
         first_pending: Seq,
-    ) -> BoxFuture<'_, Result<Seq, StoreError>>;
+    ) -> BoxFuture<'_, Result<Standing, StoreError>>;
 
     /// Merges transactions, each whole or not at all, those of one replica in their order, and each
     /// number once. The outcomes are in the order of the uploads; once this returns, they are durable.
     fn merge(&self, uploads: Vec<Upload>) -> BoxFuture<'_, Result<Vec<MergeOutcome>, StoreError>>;
+
+    /// Forgets the rows that were removed before `horizon`, clocks and all; how many. A write to a row
+    /// that the store does not have is from then on refused as stale, unless it inserts the row and is
+    /// stamped after the horizon.
+    fn forget_removed(&self, horizon: Hlc) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Starts reading the rows of a shape as of one moment.
     fn snapshot(&self, query: SnapshotQuery) -> BoxFuture<'_, Result<Snapshot, StoreError>>;
@@ -36,6 +41,16 @@ pub trait Store: Send + Sync + 'static {
     /// follows; the channel closes when the log breaks off, and the service then starts again with a
     /// new epoch.
     fn follow(&self) -> BoxFuture<'_, Result<mpsc::Receiver<LogEvent>, StoreError>>;
+}
+
+/// How a replica stands with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its last transaction with an outcome; [`Seq`] 0 if there is none.
+    pub merged_through: Seq,
+    /// Rows that were removed before this may be forgotten, so the store takes nothing from before it
+    /// for a row that it does not have.
+    pub horizon: Hlc,
 }
 
 /// What the log tells.
@@ -98,6 +113,18 @@ pub struct Upload {
     pub hash: [u8; 32],
 }
 
+impl Upload {
+    /// Whether the delta at `place` can only be merged into a row that the store has: it says that the
+    /// row lives, and does not hold the whole of it or lies before `horizon`.
+    pub fn needs_row(&self, place: usize, horizon: Hlc) -> bool {
+        let transaction = &self.transaction;
+        let delta = transaction.deltas.get(place);
+        let lives = delta.is_some_and(|delta| delta.state.existence().is_present());
+        let is_whole = transaction.inserts.contains(place);
+        lives && !(is_whole && transaction.stamp.hlc >= horizon)
+    }
+}
+
 /// What became of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MergeOutcome {
@@ -118,6 +145,16 @@ pub struct Rejection {
     pub reason: String,
     /// What the store holds of the refused rows, in the refused columns.
     pub rows: Vec<Delta>,
+}
+
+impl Rejection {
+    /// Why a write to a row of `table` is refused that the store does not have, in words.
+    pub fn stale_reason(table: &str) -> String {
+        format!(
+            "the row of {table} that it writes to is not there: it was deleted longer ago than the \
+             store remembers, or its insert was refused; insert it whole to have it back"
+        )
+    }
 }
 
 /// The rows of a shape to read.

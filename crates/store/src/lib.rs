@@ -8,6 +8,6 @@ pub mod embedded;
 mod interface;
 
 pub use interface::{
-    BoxFuture, LogEvent, MergeOutcome, Rejection, Snapshot, SnapshotQuery, Store, StoreError,
-    StoreTransaction, Upload, Visibility,
+    BoxFuture, LogEvent, MergeOutcome, Rejection, Snapshot, SnapshotQuery, Standing, Store,
+    StoreError, StoreTransaction, Upload, Visibility,
 };

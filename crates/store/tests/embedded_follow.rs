@@ -55,7 +55,10 @@ async fn merges_and_other_programs_are_told_in_order() -> Result<(), StoreError>
         panic!()
     };
     assert_eq!(told.origins, [(replica(1), Seq(1))]);
-    assert_eq!(store.greet(replica(1), Seq(1)).await?, Seq(1));
+    assert_eq!(
+        store.greet(replica(1), Seq(1)).await?.merged_through,
+        Seq(1)
+    );
 
     Connection::open(&path)
         .unwrap()

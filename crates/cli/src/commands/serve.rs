@@ -38,7 +38,10 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
     let shapes: Vec<String> = config.hub.shapes.keys().cloned().collect();
     let asks_for_token = config.hub.token.is_some();
     let service = Service::start(Arc::clone(&store), config.hub, config.listen);
-    let service = service.await.map_err(Failure::of)?;
+    let mut service = service.await.map_err(Failure::of)?;
+    if let Some(retention) = config.retention {
+        service = service.forgetting_after(store, retention);
+    }
     announce(&service.url(), &schema, &shapes, asks_for_token, json);
     signals.next().await;
     tracing::info!("stopping");

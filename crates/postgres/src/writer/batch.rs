@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_crdt::{ColumnId, Delta, RowClock, TableId, Value, merge};
+use anabranch_crdt::{ColumnId, Delta, Hlc, RowClock, TableId, Value, merge};
 use anabranch_protocol::RejectCode;
 use anabranch_shape::schema::Table;
-use anabranch_store::{StoreError, Upload};
+use anabranch_store::{Rejection, StoreError, Upload};
 
 use crate::{
     catalog::{Catalog, PgTable, field, table_id, table_number},
@@ -109,6 +109,12 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Whether there are rows that the store does not have.
+    pub(crate) fn has_unknown(&self) -> bool {
+        let mut rows = self.tables.values().flat_map(|table| table.rows.values());
+        rows.any(|row| !row.is_known())
+    }
+
     async fn lock_clocks(
         &self,
         work: &mut Work<'_>,
@@ -136,16 +142,27 @@ impl<'a> Batch<'a> {
     }
 
     /// Merges the uploads' deltas in, in their order.
-    pub(crate) fn merge(&mut self, uploads: &[&Upload]) {
-        for delta in uploads.iter().flat_map(|upload| &upload.transaction.deltas) {
-            let Some(batch) = self.tables.get_mut(&delta.table) else {
-                continue;
-            };
-            let key = TextKey::of(&batch.table.table, &delta.key);
-            if let Some(row) = key.and_then(|key| batch.rows.get_mut(&key)) {
+    ///
+    /// Refused if one writes to a row that the store does not have and cannot judge.
+    pub(crate) fn merge(&mut self, uploads: &[&Upload], horizon: Hlc) -> Result<(), Refusal> {
+        for upload in uploads {
+            for (place, delta) in upload.transaction.deltas.iter().enumerate() {
+                let Some(batch) = self.tables.get_mut(&delta.table) else {
+                    continue;
+                };
+                let table = &batch.table.table;
+                let key = TextKey::of(table, &delta.key);
+                let Some(row) = key.and_then(|key| batch.rows.get_mut(&key)) else {
+                    continue;
+                };
+                if !row.is_known() && upload.needs_row(place, horizon) {
+                    let reason = Rejection::stale_reason(&table.local_name());
+                    return Err(Refusal::new(RejectCode::Stale, reason));
+                }
                 row.merge(delta);
             }
         }
+        Ok(())
     }
 }
 
@@ -153,6 +170,11 @@ impl MergedRow {
     /// Whether the row is in its table now.
     pub(crate) fn is_present(&self) -> bool {
         self.clock.existence.is_present()
+    }
+
+    /// Whether the store has ever heard of the row, or just does.
+    fn is_known(&self) -> bool {
+        self.was_present || self.had_clock || self.changed
     }
 
     fn merge(&mut self, delta: &Delta) {

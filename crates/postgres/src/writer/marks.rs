@@ -2,9 +2,10 @@
 
 use anabranch_crdt::ReplicaId;
 use anabranch_protocol::{RejectCode, Seq};
-use anabranch_store::{StoreError, Upload};
+use anabranch_store::{Standing, StoreError, Upload};
 use tokio_postgres::Row;
 
+use super::forget;
 use crate::{
     catalog::field,
     errors::{Failure, Refusal, store_error},
@@ -127,28 +128,30 @@ pub(crate) async fn record_refusal(
     Ok(())
 }
 
-/// Forgets a replica's outcomes before `first_pending`, all but the newest, and tells the number
-/// of that one.
+/// Forgets a replica's outcomes before `first_pending`, all but the newest, and tells how it stands.
 pub(crate) async fn greet(
     lease: &mut Lease,
     replica: ReplicaId,
     first_pending: Seq,
-) -> Result<Seq, StoreError> {
+) -> Result<Standing, StoreError> {
     const SQL: &str = "
         with newest as (select max(seq) as seq from anabranch.marks where replica = $1::text::uuid),
         forgotten as (
             delete from anabranch.marks m using newest
             where m.replica = $1::text::uuid and m.seq < $2 and m.seq < newest.seq
         )
-        select coalesce(seq, 0) from newest";
+        select coalesce(seq, 0) as seq, horizon from newest, anabranch.meta";
     let first = i64::try_from(first_pending.0).unwrap_or(i64::MAX);
     let rows = lease.query(SQL, &[&replica.to_string(), &first]).await;
     let rows = rows.map_err(|error| store_error(&error))?;
-    let newest: i64 = match rows.first() {
-        Some(row) => row.try_get(0).map_err(|error| store_error(&error))?,
-        None => 0,
+    let (newest, horizon): (i64, i64) = match rows.first() {
+        Some(row) => (field(row, "seq")?, field(row, "horizon")?),
+        None => (0, 0),
     };
-    Ok(Seq(newest.unsigned_abs()))
+    Ok(Standing {
+        merged_through: Seq(newest.unsigned_abs()),
+        horizon: forget::reading(horizon)?,
+    })
 }
 
 fn number(seq: Seq) -> Result<i64, Failure> {

@@ -3,12 +3,14 @@
 
 mod apply;
 mod batch;
+mod forget;
 mod marks;
 mod mend;
 mod reject;
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
+use anabranch_crdt::Hlc;
 use anabranch_protocol::{Position, RejectCode};
 use anabranch_store::{MergeOutcome, Rejection, StoreError, Upload};
 
@@ -18,6 +20,7 @@ use self::{
     marks::Decided,
 };
 pub(crate) use self::{
+    forget::forget_removed,
     marks::greet,
     mend::{Mending, mend},
 };
@@ -158,7 +161,13 @@ async fn merge_once(
     };
     let mut batch = Batch::of_uploads(catalog, &open)?;
     batch.gather(&mut work, mismatch).await?;
-    batch.merge(&open);
+    // Read after the rows, so that it covers whatever is missing among them.
+    let horizon = if batch.has_unknown() {
+        forget::horizon(&mut work).await?
+    } else {
+        Hlc::ZERO
+    };
+    batch.merge(&open, horizon).map_err(Failure::Refused)?;
     apply::write(&mut work, catalog, &batch, order, attempt).await?;
     marks::record(&mut work, &open).await?;
 

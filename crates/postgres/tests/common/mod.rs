@@ -14,7 +14,7 @@ use anabranch_crdt::{
     ColumnId, Delta, Existence, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
 use anabranch_postgres::{PostgresOptions, PostgresStore, TableSelection, install};
-use anabranch_protocol::{LocalTransaction, Position, Seq};
+use anabranch_protocol::{Inserts, LocalTransaction, Position, Seq};
 use anabranch_shape::schema::{Schema, Table};
 use anabranch_store::{
     LogEvent, MergeOutcome, SnapshotQuery, Store as _, StoreTransaction, Upload, Visibility,
@@ -262,6 +262,7 @@ pub fn upload(number: u8, seq: u64, stamp: Stamp, deltas: Vec<Delta>) -> Upload 
     let transaction = LocalTransaction {
         seq: Seq(seq),
         stamp,
+        inserts: Inserts::all(deltas.len()),
         deltas,
     };
     Upload {

@@ -1,6 +1,6 @@
 //! Frames on the wire: the twins of [`ClientFrame`] and [`ServerFrame`], field by field.
 
-use anabranch_crdt::{Millis, ReplicaId, TableId, Value};
+use anabranch_crdt::{Hlc, Millis, ReplicaId, TableId, Value};
 use bincode::{Decode, Encode};
 
 use super::{
@@ -95,6 +95,7 @@ enum WireServerFrame {
         server_time_ms: u64,
         drift_max_ms: u64,
         merged_through: u64,
+        horizon: i64,
         credit_transactions: u32,
         schema: Option<WireSchema>,
     },
@@ -422,6 +423,7 @@ impl From<&ServerFrame> for WireServerFrame {
                 server_time,
                 drift_max_ms,
                 merged_through,
+                horizon,
                 credit_transactions,
                 schema,
             } => Self::Welcome {
@@ -429,6 +431,7 @@ impl From<&ServerFrame> for WireServerFrame {
                 server_time_ms: server_time.0,
                 drift_max_ms: *drift_max_ms,
                 merged_through: merged_through.0,
+                horizon: horizon.to_i64(),
                 credit_transactions: *credit_transactions,
                 schema: schema.as_ref().map(WireSchema::from),
             },
@@ -491,6 +494,7 @@ impl TryFrom<WireServerFrame> for ServerFrame {
                 server_time_ms,
                 drift_max_ms,
                 merged_through,
+                horizon,
                 credit_transactions,
                 schema,
             } => Self::Welcome {
@@ -498,6 +502,7 @@ impl TryFrom<WireServerFrame> for ServerFrame {
                 server_time: Millis(server_time_ms),
                 drift_max_ms,
                 merged_through: Seq(merged_through),
+                horizon: Hlc::from_i64(horizon).map_err(|error| malformed("welcome", &error))?,
                 credit_transactions,
                 schema: schema.map(TryInto::try_into).transpose()?,
             },

@@ -9,7 +9,7 @@ use anabranch_crdt::{
 use bincode::{Decode, Encode};
 
 use super::{CodecError, malformed};
-use crate::{LocalTransaction, Seq};
+use crate::{Inserts, LocalTransaction, Seq};
 
 #[derive(Encode, Decode)]
 pub(super) enum WireValue {
@@ -63,6 +63,7 @@ pub(super) struct WireTransaction {
     seq: u64,
     stamp: WireStamp,
     deltas: WireDeltas,
+    inserts: Vec<u8>,
 }
 
 /// Collects the stamps of a frame while it is written.
@@ -181,6 +182,7 @@ impl From<&LocalTransaction> for WireTransaction {
             seq: transaction.seq.0,
             stamp: transaction.stamp.into(),
             deltas: WireDeltas::new(&transaction.deltas),
+            inserts: transaction.inserts.as_bytes().to_vec(),
         }
     }
 }
@@ -189,10 +191,14 @@ impl TryFrom<WireTransaction> for LocalTransaction {
     type Error = CodecError;
 
     fn try_from(wire: WireTransaction) -> Result<Self, CodecError> {
+        let deltas: Vec<Delta> = wire.deltas.try_into()?;
+        let inserts = Inserts::from_bytes(wire.inserts, deltas.len());
         Ok(Self {
             seq: Seq(wire.seq),
             stamp: wire.stamp.try_into()?,
-            deltas: wire.deltas.try_into()?,
+            inserts: inserts
+                .ok_or_else(|| malformed("transaction", &"its inserts are not one bit a delta"))?,
+            deltas,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The service's end of one session: order, credit and limits. What the frames mean for shapes and
 //! the store is the service's concern.
 
-use anabranch_crdt::{Millis, ReplicaId};
+use anabranch_crdt::{Hlc, Millis, ReplicaId};
 use anabranch_shape::schema::Schema;
 
 use crate::{
@@ -199,14 +199,16 @@ impl ServerSession {
         Ok(Request::Merge(transactions))
     }
 
-    /// The answer to the hello, once the service knows the replica.
+    /// The answer to the hello, once the service knows how the replica stands with the store: its last
+    /// transaction with an outcome, and what the store no longer remembers removals before.
     pub fn welcome(
         &mut self,
-        merged_through: Seq,
+        standing: (Seq, Hlc),
         server_time: Millis,
         drift_max_ms: u64,
         schema: Option<Schema>,
     ) -> ServerFrame {
+        let (merged_through, horizon) = standing;
         self.phase = Phase::Open;
         self.up_credit = UP_CREDIT_TRANSACTIONS;
         ServerFrame::Welcome {
@@ -214,6 +216,7 @@ impl ServerSession {
             server_time,
             drift_max_ms,
             merged_through,
+            horizon,
             credit_transactions: self.up_credit,
             schema,
         }

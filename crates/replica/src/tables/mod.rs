@@ -9,6 +9,7 @@
 mod capture;
 mod error;
 mod evictions;
+mod forget;
 pub mod key;
 pub mod layout;
 mod merge;
@@ -26,6 +27,7 @@ use anabranch_shape::schema::Schema;
 
 pub use capture::is_waiting;
 pub use error::TablesError;
+pub use forget::Forgotten;
 pub use merge::{Incoming, Outcome};
 pub use rows::{ChangeKind, Held, RowChange, first, unpack_key};
 pub use seal::{Sealed, seal};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anabranch_crdt::{ColumnId, Delta, RowKey, RowState, Stamp, TableId, Value};
+use anabranch_protocol::Inserts;
 use anabranch_shape::schema::ForeignKey;
 use rusqlite::{Connection, config::DbConfig, params_from_iter};
 
@@ -20,6 +21,8 @@ use super::{
 pub struct Sealed {
     /// The deltas, at most one a row, ordered by table and key. Empty if the writes cancelled out.
     pub deltas: Vec<Delta>,
+    /// Which of them insert their row.
+    pub inserts: Inserts,
     /// What changed, for the application.
     pub changes: Vec<RowChange>,
 }
@@ -44,12 +47,15 @@ pub fn seal(conn: &Connection, tables: &Tables, stamp: Stamp) -> Result<Sealed, 
         sealing.rows(run)?;
     }
     sealing.revive_parents()?;
+    let inserts = sealing.states.values().map(|(_, inserts)| *inserts);
+    let inserts = inserts.collect();
     let deltas = sealing.states.into_iter();
     let deltas = deltas
-        .map(|((table, key), state)| Delta { table, key, state })
+        .map(|((table, key), (state, _))| Delta { table, key, state })
         .collect();
     Ok(Sealed {
         deltas,
+        inserts,
         changes: sealing.changes,
     })
 }
@@ -58,7 +64,8 @@ struct Sealing<'a> {
     conn: &'a Connection,
     tables: &'a Tables,
     stamp: Stamp,
-    states: BTreeMap<(TableId, RowKey), RowState>,
+    /// The state of each row, and whether it was inserted.
+    states: BTreeMap<(TableId, RowKey), (RowState, bool)>,
     changes: Vec<RowChange>,
     parents: HashMap<(TableId, RowKey), ()>,
 }
@@ -106,6 +113,7 @@ impl<'a> Sealing<'a> {
             .is_some_and(|held| held.clock.existence.is_present());
         let known = held.is_some();
         let held = held.unwrap_or_default();
+        let all = net.inserted || !was_present;
         let state = match table.written_values(self.conn, key, true)? {
             Some(_) if was_present && net.is_only_delete() => {
                 table.forget_dead(self.conn, key)?;
@@ -115,7 +123,6 @@ impl<'a> Sealing<'a> {
                 if net.deleted || (known && !was_present) {
                     table.forget_dead(self.conn, key)?;
                 }
-                let all = net.inserted || !was_present;
                 Some(self.written(table, key, net, all, &held, values)?)
             }
             None if known => self.removed(table, key, net, &held, was_present)?,
@@ -140,7 +147,9 @@ impl<'a> Sealing<'a> {
             (was_present, present),
             &columns,
         ));
-        self.states.insert((table.id(), key.clone()), state);
+        let inserts = all && state.existence().is_present();
+        self.states
+            .insert((table.id(), key.clone()), (state, inserts));
         Ok(Some(Held {
             clock,
             shapes: held.shapes,
@@ -237,7 +246,8 @@ impl<'a> Sealing<'a> {
             }
             held.clock.existence.add(self.stamp);
             table.put_held(self.conn, &packed, &held.clock, held.shapes)?;
-            self.states.insert((id, key), RowState::live(self.stamp));
+            self.states
+                .insert((id, key), (RowState::live(self.stamp), false));
         }
         Ok(())
     }

@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
-use anabranch_crdt::{ColumnId, Delta, Millis, ReplicaId, RowKey, RowState, TableId, Value};
+use anabranch_crdt::{ColumnId, Delta, Hlc, Millis, ReplicaId, RowKey, RowState, TableId, Value};
 use anabranch_protocol::{
     Change, Cursor, Epoch, LocalTransaction, Position, Seq, ShapeRequest, SubscriptionId,
     SubscriptionSet,
 };
-use anabranch_replica::{OpenOptions, Replica, Synchronous};
+use anabranch_replica::{OpenOptions, Replica, Synchronous, Welcome};
 use anabranch_shape::schema::{Column, ColumnType, ForeignKey, ReferentialAction, Schema, Table};
 use rusqlite::Connection;
 
@@ -33,6 +33,16 @@ pub const PROJECT: ColumnId = ColumnId(4);
 
 pub const DRIFT_MS: u64 = 300_000;
 pub const START: u64 = 1_700_000_000_000;
+
+/// What a service says that remembers everything.
+pub fn welcome(server_time: Millis, merged_through: Seq) -> Welcome {
+    Welcome {
+        server_time,
+        drift_max_ms: DRIFT_MS,
+        merged_through,
+        horizon: Hlc::ZERO,
+    }
+}
 
 pub fn column(id: u16, name: &str, kind: ColumnType, nullable: bool) -> Column {
     Column {

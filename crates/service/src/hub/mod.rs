@@ -26,7 +26,7 @@ use anabranch_protocol::{
     session::{Refusal, Request},
 };
 use anabranch_shape::schema::Schema;
-use anabranch_store::{MergeOutcome, SnapshotQuery, StoreTransaction, Upload};
+use anabranch_store::{MergeOutcome, SnapshotQuery, Standing, StoreTransaction, Upload};
 
 use crate::limits::{ANSWERS_MAX, SESSIONS_MAX, SHAPE_IDLE_MAX_MS, SNAPSHOT_STALL_MAX_MS};
 use log::Log;
@@ -253,8 +253,8 @@ impl Hub {
         });
     }
 
-    /// The store knows the replica's transactions up to `merged_through`.
-    pub fn greeted(&mut self, id: SessionId, merged_through: Seq, now: Millis) {
+    /// The store has told how the replica stands.
+    pub fn greeted(&mut self, id: SessionId, standing: Standing, now: Millis) {
         self.now = now;
         let position = self.position;
         let Some(session) = self.sessions.get_mut(&id).filter(|held| !held.closing) else {
@@ -263,9 +263,10 @@ impl Hub {
         let known = session.schema_version == self.schema.version;
         let schema = (!known).then(|| (*self.schema).clone());
         let drift_max_ms = self.config.drift_max_ms;
+        let standing = (standing.merged_through, standing.horizon);
         let welcome = session
             .protocol
-            .welcome(merged_through, now, drift_max_ms, schema);
+            .welcome(standing, now, drift_max_ms, schema);
         session.answers.push_back(welcome);
         session.position = position;
         session.told = position;

@@ -14,13 +14,13 @@ pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use anabranch_crdt::{Delta, Millis, ReplicaId};
+use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId};
 use anabranch_protocol::{
     ClientFrame, Cursor, Epoch, LocalTransaction, Position, Seq, ServerFrame, ShapeRequest,
     Subscription, SubscriptionId,
 };
 use anabranch_service::hub::{Action, Hub, HubConfig, SessionId, Ticket};
-use anabranch_store::{SnapshotQuery, Upload};
+use anabranch_store::{SnapshotQuery, Standing, Upload};
 
 use store::ModelStore;
 
@@ -170,8 +170,11 @@ impl Bench {
     pub fn perform(&mut self, job: Job) {
         match job {
             Job::Greet(session, replica) => {
-                let through = self.store.merged_through(replica);
-                self.hub.greeted(session, through, self.now);
+                let standing = Standing {
+                    merged_through: self.store.merged_through(replica),
+                    horizon: Hlc::ZERO,
+                };
+                self.hub.greeted(session, standing, self.now);
             }
             Job::Merge(session, uploads) => {
                 let merged = uploads.iter().map(|upload| self.store.merge(upload));

@@ -8,7 +8,7 @@ use std::{
 use anabranch_crdt::{
     ColumnId, Delta, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
-use anabranch_protocol::{LocalTransaction, Position, RejectCode, Seq};
+use anabranch_protocol::{Inserts, LocalTransaction, Position, RejectCode, Seq};
 use anabranch_shape::{
     Shape,
     schema::{Column, ColumnType, Schema, Table},
@@ -248,6 +248,7 @@ pub fn local(replica: u8, seq: u64, number: i64, owner: i64, title: &str) -> Loc
         seq: Seq(seq),
         stamp,
         deltas: vec![delta(number, state)],
+        inserts: Inserts::all(1),
     }
 }
 

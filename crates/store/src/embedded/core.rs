@@ -8,13 +8,15 @@ use anabranch_replica::tables::{Tables, first, is_waiting, meta, seal};
 use anabranch_shape::schema::Schema;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use crate::{MergeOutcome, SnapshotQuery, StoreError, StoreTransaction, Upload, Visibility};
+use crate::{
+    MergeOutcome, SnapshotQuery, Standing, StoreError, StoreTransaction, Upload, Visibility,
+};
 
 use super::{
     catalog::{self, Unfit},
     error::sqlite,
     file::{connect, establish, load, schema_cookie},
-    limits::{LOG_ENTRY_BYTES, ROW_BYTES},
+    limits::{FORGET_STEP_ROWS, LOG_ENTRY_BYTES, ROW_BYTES},
     log, reader, writer,
 };
 
@@ -44,10 +46,33 @@ pub(super) struct Work<'a> {
     pub(super) tables: &'a Tables,
     now: Millis,
     hlc: Hlc,
+    /// Rows removed before this may be forgotten: what is older says nothing against them any more.
+    pub(super) horizon: Hlc,
     /// The rows changed so far, for the log.
     pub(super) touched: BTreeSet<(TableId, RowKey)>,
     /// The replicas' transactions merged so far.
     pub(super) origins: Vec<(ReplicaId, Seq)>,
+}
+
+/// A pass over all rows that forgets those removed long ago.
+pub(super) struct ForgetPass {
+    horizon: Hlc,
+    /// Which table the pass is at, by its place in the schema.
+    table: usize,
+    /// The packed key it goes on after there.
+    after: Vec<u8>,
+    pub(super) forgotten: u64,
+}
+
+impl ForgetPass {
+    pub(super) const fn new(horizon: Hlc) -> Self {
+        Self {
+            horizon,
+            table: 0,
+            after: Vec::new(),
+            forgotten: 0,
+        }
+    }
 }
 
 impl EmbeddedCore {
@@ -124,12 +149,18 @@ impl EmbeddedCore {
         log::last(&self.conn)
     }
 
-    /// The replica's last transaction with an outcome, after forgetting those before
-    /// `first_pending`.
-    pub fn greet(&mut self, replica: ReplicaId, first_pending: Seq) -> Result<Seq, StoreError> {
+    /// How a replica stands with the store, after forgetting the outcomes before `first_pending`.
+    pub fn greet(
+        &mut self,
+        replica: ReplicaId,
+        first_pending: Seq,
+    ) -> Result<Standing, StoreError> {
         self.work(|work| {
             log::prune_marks(work.conn, replica, first_pending)?;
-            log::last_mark(work.conn, replica)
+            Ok(Standing {
+                merged_through: log::last_mark(work.conn, replica)?,
+                horizon: work.horizon,
+            })
         })
     }
 
@@ -149,6 +180,37 @@ impl EmbeddedCore {
             });
         }
         Ok(outcomes)
+    }
+
+    /// Forgets the rows that were removed before `horizon`; how many. For tests and small files: the
+    /// service goes step by step.
+    pub fn forget_removed(&mut self, horizon: Hlc) -> Result<u64, StoreError> {
+        let mut pass = ForgetPass::new(horizon);
+        while self.forget_step(&mut pass)? {}
+        Ok(pass.forgotten)
+    }
+
+    /// Takes one step of a pass, in a transaction of its own; whether there is more to do.
+    pub(super) fn forget_step(&mut self, pass: &mut ForgetPass) -> Result<bool, StoreError> {
+        self.work(|work| {
+            if work.horizon < pass.horizon {
+                meta::write(work.conn, HORIZON, pass.horizon.to_i64())?;
+            }
+            let Some(table) = work.tables.iter().nth(pass.table) else {
+                return Ok(false);
+            };
+            let done =
+                table.forget_removed(work.conn, pass.horizon, &pass.after, FORGET_STEP_ROWS)?;
+            pass.forgotten = pass.forgotten.saturating_add(done.rows);
+            match done.after {
+                Some(after) => pass.after = after,
+                None => {
+                    pass.table += 1;
+                    pass.after.clear();
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// The rows of a shape and what they are as of, read whole. For tests and small tables; the
@@ -245,14 +307,18 @@ impl EmbeddedCore {
 
 impl<'a> Work<'a> {
     fn begin(conn: &'a Connection, tables: &'a Tables, now: Millis) -> Result<Self, StoreError> {
-        let hlc = Hlc::from_i64(meta::number(conn, "hlc")?)
-            .map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let reading = |name| {
+            Hlc::from_i64(meta::number(conn, name)?)
+                .map_err(|error| StoreError::Damaged(error.to_string()))
+        };
+        let (hlc, horizon) = (reading("hlc")?, reading(HORIZON)?);
         let touched = BTreeSet::new();
         Ok(Self {
             conn,
             tables,
             now,
             hlc,
+            horizon,
             touched,
             origins: Vec::new(),
         })
@@ -335,6 +401,9 @@ impl<'a> Work<'a> {
         Ok(meta::write(self.conn, "hlc", self.hlc.to_i64())?)
     }
 }
+
+/// The reading before which removed rows may be forgotten, as the file keeps it.
+const HORIZON: &str = "horizon";
 
 impl fmt::Debug for EmbeddedCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

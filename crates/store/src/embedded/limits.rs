@@ -32,3 +32,6 @@ pub const SNAPSHOT_CHUNKS: usize = 4;
 
 /// How often a snapshot is tried again when other programs write at that very moment.
 pub const SNAPSHOT_TRIES: u32 = 50;
+
+/// Rows looked at in one step when those removed long ago are forgotten: a merge waits for no longer.
+pub const FORGET_STEP_ROWS: u32 = 10_000;

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anabranch_crdt::{Millis, ReplicaId};
+use anabranch_crdt::{Hlc, Millis, ReplicaId};
 use anabranch_protocol::{Position, Seq};
 use anabranch_shape::schema::Schema;
 use rusqlite::Connection;
@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use crate::{
-    BoxFuture, LogEvent, MergeOutcome, Snapshot, SnapshotQuery, Store, StoreError, Upload,
+    BoxFuture, LogEvent, MergeOutcome, Snapshot, SnapshotQuery, Standing, Store, StoreError, Upload,
 };
 
 use super::{
-    core::EmbeddedCore,
+    core::{EmbeddedCore, ForgetPass},
     error::sqlite,
     limits::{FOLLOW_EVENTS, FOREIGN_WRITES_POLL, SNAPSHOT_CHUNKS},
     reader::Reader,
@@ -87,7 +87,7 @@ impl Store for EmbeddedStore {
         &self,
         replica: ReplicaId,
         first_pending: Seq,
-    ) -> BoxFuture<'_, Result<Seq, StoreError>> {
+    ) -> BoxFuture<'_, Result<Standing, StoreError>> {
         Box::pin(self.on_file(move |core| core.greet(replica, first_pending)))
     }
 
@@ -123,6 +123,23 @@ impl Store for EmbeddedStore {
                 rows_estimate,
                 chunks,
             })
+        })
+    }
+
+    fn forget_removed(&self, horizon: Hlc) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let mut pass = ForgetPass::new(horizon);
+            loop {
+                let step = move |core: &mut EmbeddedCore| {
+                    let more = core.forget_step(&mut pass)?;
+                    Ok((pass, more))
+                };
+                let (taken, more) = self.on_file(step).await?;
+                if !more {
+                    return Ok(taken.forgotten);
+                }
+                pass = taken;
+            }
         })
     }
 

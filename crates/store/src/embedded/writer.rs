@@ -239,6 +239,7 @@ fn apply(work: &mut Work<'_>, upload: &Upload) -> Result<(), Failure> {
         work.observe(delta.state.clock().newest());
     }
     let stamp = work.stamp()?;
+    refuse_stale(work, upload)?;
     for delta in ordered(work, deltas)? {
         let Some(table) = work.tables.get(delta.table) else {
             continue;
@@ -288,6 +289,22 @@ fn check(work: &Work<'_>, delta: &Delta) -> Result<(), Failure> {
                 table.name
             );
             return Err(Failure::Refused((RejectCode::InvalidValue, reason)));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what the store cannot judge: it says that a row lives which the store does not have, not even
+/// as a tombstone, and either holds only a part of it or is older than what may be forgotten of it.
+fn refuse_stale(work: &Work<'_>, upload: &Upload) -> Result<(), Failure> {
+    for (place, delta) in upload.transaction.deltas.iter().enumerate() {
+        let Some(table) = work.tables.get(delta.table) else {
+            continue;
+        };
+        let is_stale = upload.needs_row(place, work.horizon);
+        if is_stale && table.held(work.conn, &pack(&delta.key))?.is_none() {
+            let reason = Rejection::stale_reason(&table.table.local_name());
+            return Err(Failure::Refused((RejectCode::Stale, reason)));
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::{
 use anabranch_crdt::{
     ColumnId, Delta, Existence, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
-use anabranch_protocol::{LocalTransaction, Seq, codec::hash_transaction};
+use anabranch_protocol::{Inserts, LocalTransaction, Seq, codec::hash_transaction};
 use anabranch_store::{MergeOutcome, SnapshotQuery, Upload, embedded::EmbeddedCore};
 use rusqlite::Connection;
 
@@ -100,6 +100,7 @@ pub fn upload(id: u8, seq: u64, stamp: Stamp, deltas: Vec<Delta>) -> Upload {
     let transaction = LocalTransaction {
         seq: Seq(seq),
         stamp,
+        inserts: Inserts::all(deltas.len()),
         deltas,
     };
     let hash = hash_transaction(&transaction).unwrap();

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_crdt::{ReplicaId, RowKey, RowState, TableId};
+use anabranch_crdt::{Hlc, ReplicaId, RowKey, RowState, Stamp, TableId};
 use anabranch_protocol::{Seq, ShapeRequest};
 use anabranch_shape::{Shape, schema::Schema};
 use anabranch_store::{MergeOutcome, SnapshotQuery, StoreTransaction, Upload};
@@ -39,6 +39,12 @@ impl Model {
         }
     }
 
+    /// The store has forgotten what was removed before `horizon`.
+    pub(super) fn forget_removed(&mut self, horizon: Hlc) {
+        self.rows
+            .retain(|_, state| state.existence().is_present() || state.clock().newest() >= horizon);
+    }
+
     fn join(&mut self, table: TableId, key: &RowKey, state: &RowState) {
         let held = self.rows.entry((table, key.clone())).or_default();
         let _ = held.merge(state);
@@ -53,13 +59,19 @@ pub(super) fn everything(world: &mut World) -> Result<(), Failure> {
         return Err(Failure::Broken(broken));
     }
     let schema = world.service.store.schema();
+    let forgetting = world.options.forgetting > 0;
     let held = store_rows(world, &schema)?;
     let mut compared = 0;
     for (table, rows) in &held {
         for (key, state) in rows {
             let model = world.model.rows.get(&(*table, key.clone()));
             // A row that nobody has touched since the start is in no transaction.
-            if model.is_some_and(|model| model.to_bytes() != state.to_bytes()) {
+            let model = model.map(|model| seen(model, forgetting));
+            let state = seen(state, forgetting);
+            if model
+                .as_ref()
+                .is_some_and(|model| model.to_bytes() != state.to_bytes())
+            {
                 let what =
                     format!("{table:?} {key:?}: the store holds {state:?}, the model {model:?}");
                 return Err(Failure::Broken(what));
@@ -96,6 +108,7 @@ fn replica(
     schema: &Schema,
     held: &BTreeMap<TableId, Rows>,
 ) -> Result<u64, Failure> {
+    let forgetting = world.options.forgetting > 0;
     let Some(peer) = world.peers.get_mut(index) else {
         return Ok(0);
     };
@@ -117,12 +130,14 @@ fn replica(
     }
     let mut compared = 0;
     for table in &schema.tables {
-        let wanted = expected.remove(&table.id).unwrap_or_default();
-        let found: Rows = replica
-            .row_states(&table.local_name())
-            .map_err(failed)?
-            .into_iter()
-            .collect();
+        let agreed = |rows: Rows| -> Rows {
+            let rows = rows.into_iter();
+            rows.map(|(key, state)| (key, seen(&state, forgetting)))
+                .collect()
+        };
+        let wanted = agreed(expected.remove(&table.id).unwrap_or_default());
+        let found = replica.row_states(&table.local_name()).map_err(failed)?;
+        let found = agreed(found.into_iter().collect());
         compared += wanted.len() as u64;
         if wanted != found {
             let what = format!(
@@ -134,6 +149,23 @@ fn replica(
         }
     }
     Ok(compared)
+}
+
+/// A row's state as far as everybody must agree on it: all of it, unless the store has forgotten removed
+/// rows. Whoever was away meanwhile then still knows of additions from before, which nobody else does
+/// and which change nothing: a delete takes a row out of all shapes, whatever is known of it.
+fn seen(state: &RowState, forgetting: bool) -> RowState {
+    if !forgetting {
+        return state.clone();
+    }
+    let mut seen = RowState::new();
+    for (column, stamp, value) in state.cells() {
+        seen.set(column, stamp, value.clone());
+    }
+    if state.existence().is_present() {
+        seen.existence_mut().add(Stamp::GENESIS);
+    }
+    seen
 }
 
 fn difference(wanted: &Rows, found: &Rows) -> String {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anabranch_crdt::{Delta, Millis};
+use anabranch_crdt::{Delta, Hlc, Millis};
 use anabranch_protocol::{Epoch, Position, Seq, limits::DRIFT_MAX_MS};
 use anabranch_service::hub::{Action, Hub, HubConfig, SessionId, Ticket};
 use anabranch_store::{
@@ -166,6 +166,19 @@ impl World {
         Ok(())
     }
 
+    /// The store forgets the rows that were removed before now: sooner than any service would, so
+    /// that replicas are behind in every way.
+    pub(super) fn forget_removed(&mut self) -> Result<(), Failure> {
+        self.service.set_time(self.now);
+        let now = Millis(self.now);
+        let horizon = Hlc::new(now, 0).map_err(|error| Failure::broken("no horizon", error))?;
+        let forgotten = self.service.store.forget_removed(horizon);
+        forgotten.map_err(|error| Failure::broken("cannot forget", error))?;
+        self.model.forget_removed(horizon);
+        self.store_written();
+        Ok(())
+    }
+
     /// Another program has written to the store, or a merge has: the log will tell.
     pub(super) fn store_written(&mut self) {
         let delay = self.rng.below(60);
@@ -253,14 +266,14 @@ impl World {
                 replica,
                 first_pending,
             } => {
-                let through = self
+                let standing = self
                     .service
                     .store
                     .greet(replica, first_pending)
                     .map_err(failed)?;
                 let now = Millis(self.now);
                 self.service
-                    .with_hub(|hub| hub.greeted(session, through, now));
+                    .with_hub(|hub| hub.greeted(session, standing, now));
             }
             Job::Merge { session, uploads } => {
                 let outcomes = self.service.store.merge(uploads.clone()).map_err(failed)?;

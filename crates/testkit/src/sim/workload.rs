@@ -226,6 +226,10 @@ fn fault(world: &mut World) -> Result<(), Failure> {
         world.faults += 1;
         world.kill_service()?;
     }
+    if world.rng.chance(options.forgetting) {
+        world.faults += 1;
+        world.forget_removed()?;
+    }
     if world.rng.chance(options.clock_jump) {
         world.faults += 1;
         // Mostly minutes either way, at times a year.
