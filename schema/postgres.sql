@@ -57,6 +57,8 @@ create table if not exists anabranch.tombstones (
     table_id integer not null,
     key      text collate "C" not null,
     cells    text[] not null,
+    -- When the row was removed, or last written to since.
+    buried   timestamptz not null default clock_timestamp(),
     primary key (table_id, key)
 );
 
@@ -243,7 +245,8 @@ begin
         if touched.dead then
             insert into anabranch.tombstones (table_id, key, cells)
             values (this, touched.key, touched.cells)
-            on conflict (table_id, key) do update set cells = excluded.cells;
+            on conflict (table_id, key) do update
+                set cells = excluded.cells, buried = excluded.buried;
         elsif touched.fresh and buried then
             delete from anabranch.tombstones t where t.table_id = this and t.key = touched.key;
         end if;

@@ -112,7 +112,8 @@ async fn write_tombstones(work: &mut Work<'_>, batch: &Batch<'_>) -> Result<(), 
         insert into anabranch.tombstones (table_id, key, cells)
         select u.table_id, u.key, u.cells::text[]
         from unnest($1::int[], $2::text[], $3::text[]) as u (table_id, key, cells)
-        on conflict (table_id, key) do update set cells = excluded.cells";
+        on conflict (table_id, key) do update
+        set cells = excluded.cells, buried = excluded.buried";
     const REVIVE: &str = "
         delete from anabranch.tombstones t
         using unnest($1::int[], $2::text[]) as u (table_id, key)

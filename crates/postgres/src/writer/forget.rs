@@ -104,6 +104,7 @@ async fn step_once(
         from anabranch.tombstones t
         join anabranch.clocks c on c.table_id = t.table_id and c.key = t.key
         where (t.table_id, t.key) > ($1, $2) and c.newest < $3
+            and t.buried < to_timestamp(($3 >> 16) / 1000.0)
         order by t.table_id, t.key limit $4";
     const FORGET: &str = "
         with gone as (select * from unnest($1::int[], $2::text[]) as u (table_id, key)),

@@ -17,13 +17,13 @@ pub struct Forgotten {
 
 impl TableSql {
     /// Looks at up to `looked_at_max` rows after the packed key `after` and forgets those that are
-    /// removed and of which nothing is as new as `horizon`.
+    /// removed, if `may_forget` says so of their packed key and the newest reading in them.
     pub fn forget_removed(
         &self,
         conn: &Connection,
-        horizon: Hlc,
         after: &[u8],
         looked_at_max: u32,
+        mut may_forget: impl FnMut(&[u8], Hlc) -> Result<bool, TablesError>,
     ) -> Result<Forgotten, TablesError> {
         let sql = format!(
             "SELECT key, clock FROM {} WHERE key > ?1 ORDER BY key LIMIT ?2",
@@ -39,7 +39,7 @@ impl TableSql {
             let packed: Vec<u8> = row.get(0)?;
             let clock = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
             let clock = self.decode_clock(clock)?;
-            if !clock.existence.is_present() && clock.newest() < horizon {
+            if !clock.existence.is_present() && may_forget(&packed, clock.newest())? {
                 gone.push(unpack_key(&packed)?);
             }
             last = Some(packed);

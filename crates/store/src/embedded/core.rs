@@ -16,7 +16,8 @@ use super::{
     catalog::{self, Unfit},
     error::sqlite,
     file::{connect, establish, load, schema_cookie},
-    limits::{FORGET_STEP_ROWS, LOG_ENTRY_BYTES, ROW_BYTES},
+    forget::{self, ForgetPass},
+    limits::{LOG_ENTRY_BYTES, ROW_BYTES},
     log, reader, writer,
 };
 
@@ -44,7 +45,7 @@ pub struct EmbeddedCore {
 pub(super) struct Work<'a> {
     pub(super) conn: &'a Connection,
     pub(super) tables: &'a Tables,
-    now: Millis,
+    pub(super) now: Millis,
     hlc: Hlc,
     /// Rows removed before this may be forgotten: what is older says nothing against them any more.
     pub(super) horizon: Hlc,
@@ -52,27 +53,6 @@ pub(super) struct Work<'a> {
     pub(super) touched: BTreeSet<(TableId, RowKey)>,
     /// The replicas' transactions merged so far.
     pub(super) origins: Vec<(ReplicaId, Seq)>,
-}
-
-/// A pass over all rows that forgets those removed long ago.
-pub(super) struct ForgetPass {
-    horizon: Hlc,
-    /// Which table the pass is at, by its place in the schema.
-    table: usize,
-    /// The packed key it goes on after there.
-    after: Vec<u8>,
-    pub(super) forgotten: u64,
-}
-
-impl ForgetPass {
-    pub(super) const fn new(horizon: Hlc) -> Self {
-        Self {
-            horizon,
-            table: 0,
-            after: Vec::new(),
-            forgotten: 0,
-        }
-    }
 }
 
 impl EmbeddedCore {
@@ -184,6 +164,8 @@ impl EmbeddedCore {
 
     /// Forgets the rows that were removed before `horizon`; how many. For tests and small files: the
     /// service goes step by step.
+    ///
+    /// When a row was removed is known from the first such pass that finds it so.
     pub fn forget_removed(&mut self, horizon: Hlc) -> Result<u64, StoreError> {
         let mut pass = ForgetPass::new(horizon);
         while self.forget_step(&mut pass)? {}
@@ -192,25 +174,7 @@ impl EmbeddedCore {
 
     /// Takes one step of a pass, in a transaction of its own; whether there is more to do.
     pub(super) fn forget_step(&mut self, pass: &mut ForgetPass) -> Result<bool, StoreError> {
-        self.work(|work| {
-            if work.horizon < pass.horizon {
-                meta::write(work.conn, HORIZON, pass.horizon.to_i64())?;
-            }
-            let Some(table) = work.tables.iter().nth(pass.table) else {
-                return Ok(false);
-            };
-            let done =
-                table.forget_removed(work.conn, pass.horizon, &pass.after, FORGET_STEP_ROWS)?;
-            pass.forgotten = pass.forgotten.saturating_add(done.rows);
-            match done.after {
-                Some(after) => pass.after = after,
-                None => {
-                    pass.table += 1;
-                    pass.after.clear();
-                }
-            }
-            Ok(true)
-        })
+        self.work(|work| forget::step(work, pass))
     }
 
     /// The rows of a shape and what they are as of, read whole. For tests and small tables; the
@@ -311,7 +275,7 @@ impl<'a> Work<'a> {
             Hlc::from_i64(meta::number(conn, name)?)
                 .map_err(|error| StoreError::Damaged(error.to_string()))
         };
-        let (hlc, horizon) = (reading("hlc")?, reading(HORIZON)?);
+        let (hlc, horizon) = (reading("hlc")?, reading(forget::HORIZON)?);
         let touched = BTreeSet::new();
         Ok(Self {
             conn,
@@ -401,9 +365,6 @@ impl<'a> Work<'a> {
         Ok(meta::write(self.conn, "hlc", self.hlc.to_i64())?)
     }
 }
-
-/// The reading before which removed rows may be forgotten, as the file keeps it.
-const HORIZON: &str = "horizon";
 
 impl fmt::Debug for EmbeddedCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -165,4 +165,7 @@ CREATE TABLE anabranch_log(
 CREATE TABLE anabranch_marks(
   replica BLOB NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, code INTEGER, reason TEXT,
   PRIMARY KEY (replica, seq)) WITHOUT ROWID;
+CREATE TABLE anabranch_removed(
+  tbl INTEGER NOT NULL, key BLOB NOT NULL, newest INTEGER NOT NULL, found INTEGER NOT NULL,
+  PRIMARY KEY (tbl, key)) WITHOUT ROWID;
 ";

@@ -9,6 +9,7 @@ mod catalog;
 mod core;
 mod error;
 mod file;
+mod forget;
 pub mod limits;
 mod log;
 mod reader;

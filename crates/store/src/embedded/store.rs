@@ -21,8 +21,9 @@ use crate::{
 };
 
 use super::{
-    core::{EmbeddedCore, ForgetPass},
+    core::EmbeddedCore,
     error::sqlite,
+    forget::ForgetPass,
     limits::{FOLLOW_EVENTS, FOREIGN_WRITES_POLL, SNAPSHOT_CHUNKS},
     reader::Reader,
 };

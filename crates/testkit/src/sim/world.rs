@@ -54,7 +54,7 @@ impl Options {
         let mut rate = |most: u64| if rng.chance(400) { 0 } else { rng.below(most) };
         let (disconnect, partition) = (rate(120), rate(60));
         let (replica_crash, service_crash, clock_jump) = (rate(60), rate(40), rate(60));
-        let forgetting = rate(80);
+        let forgetting = rate(160);
         Self {
             replicas: usize::try_from(rng.below(3)).unwrap_or(0) + 2,
             steps: usize::try_from(rng.below(80)).unwrap_or(0) + 30,
