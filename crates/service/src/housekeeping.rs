@@ -38,7 +38,33 @@ fn horizon(now: Millis, retention: Duration) -> Hlc {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_crdt::ReplicaId;
+    use anabranch_protocol::Seq;
+    use anabranch_store::embedded::EmbeddedStore;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_told_what_to_forget_as_time_goes_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let schema = Some("CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT)");
+        let store = EmbeddedStore::open(&folder.path().join("store.db"), schema).unwrap();
+        let horizon = || async {
+            let standing = store.greet(ReplicaId([1; 16]), Seq(1)).await;
+            standing.unwrap().horizon
+        };
+        let retention = Duration::from_secs(3600);
+        let task = start(Arc::new(store.clone()), retention);
+        assert_eq!(horizon().await, Hlc::ZERO, "not at once");
+        let before = clock::now();
+        while horizon().await == Hlc::ZERO {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let earliest = before.0 - 3_600_000;
+        assert!(horizon().await.millis().0 >= earliest);
+        assert!(horizon().await.millis() <= clock::now());
+        task.abort();
+    }
 
     #[test]
     fn the_horizon_lies_the_retention_back_and_never_before_the_beginning() {
