@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use anabranch_client::{Client, ClientOptions, ConnectionState, DriveError, Driver, RetryPolicy};
-use anabranch_crdt::Millis;
+use anabranch_crdt::{Hlc, Millis};
 use anabranch_protocol::{
     ClientFrame, Seq, ServerFrame, limits::BROKEN_SESSIONS_MAX, session::ClientPhase,
 };
@@ -23,6 +23,7 @@ fn welcome() -> ServerFrame {
         server_time: Millis(1_700_000_000_000),
         drift_max_ms: u64::MAX / 2,
         merged_through: Seq(0),
+        horizon: Hlc::ZERO,
         credit_transactions: 10,
         schema: Some(Schema::default()),
     }
