@@ -170,5 +170,8 @@ CREATE TABLE anabranch_staging(
 CREATE TABLE anabranch_told(
   tbl INTEGER NOT NULL, key BLOB NOT NULL, state BLOB NOT NULL, PRIMARY KEY (tbl, key))
   WITHOUT ROWID;
+CREATE TABLE anabranch_unknown(
+  tbl INTEGER NOT NULL, key BLOB NOT NULL, state BLOB NOT NULL, PRIMARY KEY (tbl, key))
+  WITHOUT ROWID;
 CREATE INDEX anabranch_staging_subscription ON anabranch_staging(subscription);
 ";

@@ -8,7 +8,7 @@ use anabranch_shape::schema::Schema;
 
 use crate::{
     Event, ReplicaError, Welcome, subscriptions,
-    tables::{Incoming, Rules, Tables, audit, drop_all, key, layout, meta, unpack_key},
+    tables::{Incoming, key, meta, unpack_key},
     turn::{Turn, newest},
 };
 
@@ -31,26 +31,6 @@ impl Turn<'_> {
         }
         self.restamp_old(welcome.merged_through, welcome.horizon)?;
         schema.map_or(Ok(()), |schema| self.adopt(schema))
-    }
-
-    /// Brings the file to a newer schema. The tables this turn knows are then out of date.
-    pub(crate) fn adopt(&mut self, schema: &Schema) -> Result<(), ReplicaError> {
-        if schema == self.tables.schema() {
-            return Ok(());
-        }
-        drop_all(self.tx)?;
-        layout::migrate(self.tx, self.tables.schema(), schema)?;
-        meta::write(
-            self.tx,
-            "schema",
-            anabranch_protocol::codec::encode_schema(schema)?,
-        )?;
-        // In this transaction, so that no other program finds the tables without triggers.
-        audit(self.tx, &Tables::new(schema.clone()), Rules::NotNull)?;
-        self.events.push(Event::SchemaAdopted {
-            version: schema.version,
-        });
-        Ok(())
     }
 
     /// Puts rows of a snapshot aside until the last has come.
@@ -129,6 +109,7 @@ impl Turn<'_> {
                 continue;
             };
             self.note_told(table, &delta.key, &place.packed, &delta.state)?;
+            self.keep_unknown(table, &delta.key, &place.packed, &delta.state)?;
             rows.push(Incoming {
                 key: &delta.key,
                 packed: &place.packed,
@@ -233,6 +214,7 @@ impl Turn<'_> {
                 continue;
             };
             self.note_told(table, &change.key, &place.packed, &change.state)?;
+            self.keep_unknown(table, &change.key, &place.packed, &change.state)?;
             shapes.push(change.shapes);
             rows.push(Incoming {
                 key: &change.key,

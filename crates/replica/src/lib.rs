@@ -36,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adopting;
 mod doctor;
 mod error;
 mod events;
@@ -53,12 +54,14 @@ mod outbox;
 mod outbox_file;
 mod principal;
 mod replica;
+mod resend;
 mod sign_out;
 mod status;
 mod subscriptions;
 pub mod tables;
 mod told;
 mod turn;
+mod unknown;
 mod verdict;
 
 pub use doctor::{Finding, Trouble, examine};

@@ -18,6 +18,7 @@ use crate::{
     Event, Origin, Replica, ReplicaError,
     identity::state_by,
     outbox,
+    tables::key::pack,
     turn::{Bounds, Turn},
 };
 
@@ -89,6 +90,7 @@ impl Turn<'_> {
             let table = self.tables.get(delta.table);
             let number = || ReplicaError::NoTable(format!("number {}", delta.table.0));
             let table = table.ok_or_else(number)?;
+            self.keep_unknown(table, &delta.key, &pack(&delta.key), &delta.state)?;
             let merged = table.merge(self.tx, &delta.key, &delta.state, |held| held)?;
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
         }

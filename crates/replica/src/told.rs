@@ -4,11 +4,14 @@
 //! been told and will not be told again, so it must not be lost with the write that beat it. Only
 //! rows in that position are kept here, and only as long as they are.
 
-use anabranch_crdt::{Delta, RowKey, RowState, TableId};
+use anabranch_crdt::{ColumnId, Delta, RowKey, RowState, TableId};
 use anabranch_protocol::codec::{decode_deltas, encode_deltas};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::{ReplicaError, tables::first};
+use crate::{
+    ReplicaError,
+    tables::{first, key::pack},
+};
 
 /// Adds to what the service has told of a row.
 pub(crate) fn note(
@@ -47,6 +50,28 @@ pub(crate) fn get(
 /// Whether anything is kept at all.
 pub(crate) fn is_any(conn: &Connection) -> Result<bool, ReplicaError> {
     Ok(first::<i64>(conn, "SELECT 1 FROM anabranch_told LIMIT 1")?.is_some())
+}
+
+/// Columns of a table whose type has changed: what was told of them holds no longer.
+pub(crate) fn forget_columns(
+    conn: &Connection,
+    table: TableId,
+    columns: &[ColumnId],
+) -> Result<(), ReplicaError> {
+    let sql = "SELECT state FROM anabranch_told WHERE tbl = ?1";
+    let mut query = conn.prepare_cached(sql)?;
+    let states = query.query_map([table.0], |row| row.get::<_, Vec<u8>>(0))?;
+    let states: Vec<Vec<u8>> = states.collect::<Result<_, _>>()?;
+    for state in states {
+        for mut delta in decode_deltas(&state)? {
+            delta.state = delta.state.project(|column| !columns.contains(&column));
+            let sql = "UPDATE anabranch_told SET state = ?3 WHERE tbl = ?1 AND key = ?2";
+            let packed = pack(&delta.key);
+            conn.prepare_cached(sql)?
+                .execute((table.0, packed, encode_deltas(&[delta])?))?;
+        }
+    }
+    Ok(())
 }
 
 /// No local write is pending on the row any more.

@@ -16,7 +16,7 @@ use crate::{
     Event, Origin, ReplicaError, identity, live,
     outbox::{self, PendingIndex},
     tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
-    told,
+    told, unknown,
 };
 
 /// A turn under way.
@@ -144,7 +144,7 @@ impl<'a> Turn<'a> {
         self.numbers.shared_hlc = self.numbers.shared_hlc.max(seen);
     }
 
-    fn stamp(&mut self) -> Result<Stamp, HlcError> {
+    pub(crate) fn stamp(&mut self) -> Result<Stamp, HlcError> {
         let mut clock = HlcClock::resume(self.numbers.hlc);
         self.numbers.hlc = clock.tick(self.corrected_now())?;
         Ok(Stamp::new(self.numbers.hlc, self.replica))
@@ -282,8 +282,10 @@ impl<'a> Turn<'a> {
 
     /// Lets go of a row that no shape holds and no local write waits on.
     pub(crate) fn evict(&mut self, table: &TableSql, key: &RowKey) -> Result<(), ReplicaError> {
-        let held = table.held(self.tx, &key::pack(key))?;
+        let packed = key::pack(key);
+        let held = table.held(self.tx, &packed)?;
         table.evict(self.tx, key)?;
+        unknown::forget(self.tx, table.id(), &packed)?;
         if held.is_some_and(|held| held.clock.existence.is_present()) {
             self.changes_removed(table, key);
         }

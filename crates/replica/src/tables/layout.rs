@@ -191,28 +191,55 @@ fn alter(conn: &Connection, held: &Table, table: &Table) -> Result<(), TablesErr
     widen_side_tables(conn, held, table)?;
     for column in &table.columns {
         match held.column(column.id) {
-            Some(old) if old.name != column.name => {
-                set_aside(conn, &name, &column.name)?;
-                rename_column(conn, &name, &old.name, &column.name)?;
+            Some(old) => {
+                if old.name != column.name {
+                    set_aside(conn, &name, &column.name)?;
+                    rename_column(conn, &name, &old.name, &column.name)?;
+                }
+                if declared_type(old.kind) != declared_type(column.kind) {
+                    redeclare(conn, table, column)?;
+                }
             }
-            Some(_) => {}
             None => {
                 set_aside(conn, &name, &column.name)?;
-                let definition = definition(table, column);
-                conn.execute_batch(&format!(
-                    "ALTER TABLE {} ADD COLUMN {definition}",
-                    quote(&name)
-                ))?;
+                add_column(conn, table, column)?;
             }
         }
     }
     Ok(())
 }
 
-/// Renames a column that is out of replication, where a new one wants its name.
-fn set_aside(conn: &Connection, table: &str, column: &str) -> Result<(), TablesError> {
+fn add_column(conn: &Connection, table: &Table, column: &Column) -> Result<(), TablesError> {
+    let (name, definition) = (quote(&table.local_name()), definition(table, column));
+    conn.execute_batch(&format!("ALTER TABLE {name} ADD COLUMN {definition}"))?;
+    Ok(())
+}
+
+/// Gives a column another type, which SQLite cannot: a new one takes its name, with the old values
+/// as far as the type's affinity makes them its own.
+fn redeclare(conn: &Connection, table: &Table, column: &Column) -> Result<(), TablesError> {
+    let name = table.local_name();
+    let refers = |key: &ForeignKey| key.columns.contains(&column.id);
+    if table.is_key(column.id) || table.foreign_keys.iter().any(refers) {
+        return Err(TablesError::Schema(format!(
+            "the type of {name}.{}, which is a key, has changed in the store; start a new replica \
+             file",
+            column.name
+        )));
+    }
+    let Some(aside) = set_aside(conn, &name, &column.name)? else {
+        return add_column(conn, table, column);
+    };
+    add_column(conn, table, column)?;
+    let (table, to, from) = (quote(&name), quote(&column.name), quote(&aside));
+    conn.execute_batch(&format!("UPDATE {table} SET {to} = {from}"))?;
+    Ok(())
+}
+
+/// Renames a column that is out of replication, where a new one wants its name; its name then.
+fn set_aside(conn: &Connection, table: &str, column: &str) -> Result<Option<String>, TablesError> {
     if !has_column(conn, table, column)? {
-        return Ok(());
+        return Ok(None);
     }
     let mut number = 1_u32;
     let mut aside = format!("anabranch_dropped_{number}_{column}");
@@ -220,7 +247,8 @@ fn set_aside(conn: &Connection, table: &str, column: &str) -> Result<(), TablesE
         number += 1;
         aside = format!("anabranch_dropped_{number}_{column}");
     }
-    rename_column(conn, table, column, &aside)
+    rename_column(conn, table, column, &aside)?;
+    Ok(Some(aside))
 }
 
 fn rename_table(conn: &Connection, from: &str, to: &str) -> Result<(), TablesError> {

@@ -6,6 +6,7 @@
 //! into deltas. A [`Replica`](crate::Replica) is built on it, and so is the embedded store, which
 //! is the same machinery writing as the server.
 
+mod adopting;
 mod capture;
 mod error;
 mod evictions;

@@ -1,0 +1,93 @@
+//! A refused transaction, sent once more: as a new local transaction, perhaps amended.
+
+use anabranch_crdt::{Delta, RowState};
+use anabranch_protocol::{LocalTransaction, Seq};
+
+use crate::{
+    Event, Origin, Replica, ReplicaError, outbox,
+    tables::key::pack,
+    turn::{Bounds, Turn},
+};
+
+impl Replica {
+    /// Does what a refused transaction did once more, as a new local transaction, and takes it off
+    /// the list of refused ones. `amend` may change what is written to each row before: its values;
+    /// the stamps are made anew. Tables and columns that are gone are left out. Returns the new
+    /// number; `None`, and the list stays as it is, if there is no such transaction or nothing of it
+    /// can be written any more.
+    ///
+    /// ```no_run
+    /// # use anabranch_replica::{Replica, ReplicaError};
+    /// # fn retry(replica: &mut Replica) -> Result<(), ReplicaError> {
+    /// for refused in replica.rejected_list()? {
+    ///     replica.resend_rejected(refused.transaction.seq, |_| {})?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resend_rejected(
+        &mut self,
+        seq: Seq,
+        amend: impl FnMut(&mut Delta),
+    ) -> Result<Option<Seq>, ReplicaError> {
+        let transactions_max = self.outbox_transactions_max();
+        self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
+            turn.resend(seq, amend, transactions_max)
+        })
+    }
+}
+
+impl Turn<'_> {
+    fn resend(
+        &mut self,
+        refused: Seq,
+        mut amend: impl FnMut(&mut Delta),
+        transactions_max: u64,
+    ) -> Result<Option<Seq>, ReplicaError> {
+        let list = outbox::rejected(self.tx)?;
+        let found = list
+            .into_iter()
+            .find(|held| held.transaction.seq == refused);
+        let Some(found) = found else { return Ok(None) };
+        let stamp = self.stamp()?;
+        let mut deltas = Vec::with_capacity(found.transaction.deltas.len());
+        let mut changes = Vec::new();
+        for mut delta in found.transaction.deltas {
+            amend(&mut delta);
+            let Some(table) = self.table(delta.table) else {
+                continue;
+            };
+            let lives = delta.state.existence().is_present();
+            let mut state = if lives {
+                RowState::live(stamp)
+            } else {
+                let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
+                RowState::of_existence(held.clock.existence.removal())
+            };
+            for (column, _, value) in delta.state.cells() {
+                if table.table.column(column).is_some() {
+                    state.set(column, stamp, value.clone());
+                }
+            }
+            // Of a row that was written to and whose columns are all gone there is nothing to say.
+            if state.cells().len() == 0 && delta.state.cells().len() > 0 {
+                continue;
+            }
+            let merged = table.merge(self.tx, &delta.key, &state, |held| held)?;
+            changes.extend(merged.into_change(table.id(), delta.key.clone()));
+            deltas.push(Delta { state, ..delta });
+        }
+        if deltas.is_empty() {
+            return Ok(None);
+        }
+        let seq = self.next_seq();
+        let transaction = LocalTransaction { seq, stamp, deltas };
+        outbox::append(self.tx, &transaction, transactions_max)?;
+        outbox::discard(self.tx, refused)?;
+        self.queued(&transaction);
+        self.events.extend(Event::rows(Origin::Local, changes));
+        self.events.push(Event::Sealed(seq));
+        Ok(Some(seq))
+    }
+}
