@@ -3,6 +3,7 @@
 
 mod a_file_is_examined;
 mod a_replica_is_synced_by_hand;
+mod a_schema_changes_under_pending_writes;
 mod bad_input_is_told;
 mod common;
 mod demo_converges;

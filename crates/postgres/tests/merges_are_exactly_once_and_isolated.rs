@@ -119,7 +119,8 @@ fn good_and_bad(lists: &Table, items: &Table) -> Vec<Upload> {
         one(5, 1, delta(items, key(1), milk)),
         one(6, 1, delta(lists, key(2), taken)),
         one(7, 1, item(7, &[(77, text("no such column"))])),
-        one(8, 1, item(8, &[(3, text("fine too"))])),
+        // Inserted before column 77 was dropped, and never given a value there.
+        one(8, 1, item(8, &[(3, text("fine too")), (77, Value::Null)])),
         one(8, 2, delta(items, word, RowState::live(stamp(8, 10)))),
     ]
 }

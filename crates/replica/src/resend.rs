@@ -53,7 +53,8 @@ impl Turn<'_> {
         let stamp = self.stamp()?;
         let mut deltas = Vec::with_capacity(found.transaction.deltas.len());
         let mut changes = Vec::new();
-        for mut delta in found.transaction.deltas {
+        let mut inserts = Vec::with_capacity(deltas.capacity());
+        for (place, mut delta) in found.transaction.deltas.into_iter().enumerate() {
             amend(&mut delta);
             let Some(table) = self.table(delta.table) else {
                 continue;
@@ -76,13 +77,19 @@ impl Turn<'_> {
             }
             let merged = table.merge(self.tx, &delta.key, &state, |held| held)?;
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
+            inserts.push(found.transaction.inserts.contains(place));
             deltas.push(Delta { state, ..delta });
         }
         if deltas.is_empty() {
             return Ok(None);
         }
         let seq = self.next_seq();
-        let transaction = LocalTransaction { seq, stamp, deltas };
+        let transaction = LocalTransaction {
+            seq,
+            stamp,
+            deltas,
+            inserts: inserts.into_iter().collect(),
+        };
         outbox::append(self.tx, &transaction, transactions_max)?;
         outbox::discard(self.tx, refused)?;
         self.queued(&transaction);

@@ -118,6 +118,9 @@ fn good_and_bad(site: &Site) -> Vec<Upload> {
     let of_team = |seq, cell: (u16, Value)| {
         upload(1, seq, at(seq), vec![write(team, key(1), at(seq), &[cell])])
     };
+    // A column that is gone and never had a value in this row.
+    let cells = [(2, text("also free")), (99, Value::Null)];
+    let last = upload(1, 8, at(8), vec![write(team, key(4), at(8), &cells)]);
     vec![
         named(1, 2, "free"),
         named(2, 3, "taken"),
@@ -125,8 +128,8 @@ fn good_and_bad(site: &Site) -> Vec<Upload> {
         of_item(4, &[(3, text("1"))]),
         of_item(5, &[(2, text("x")), (3, text("-1"))]),
         of_team(6, (2, Value::Blob(vec![1]))),
-        of_team(7, (99, Value::Null)),
-        named(8, 4, "also free"),
+        of_team(7, (99, text("gone"))),
+        last,
     ]
 }
 

@@ -1,8 +1,11 @@
 //! The rows that a merge touches: gathered and locked, then merged in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use anabranch_crdt::{ColumnId, Delta, Hlc, RowClock, TableId, Value, merge};
+use anabranch_crdt::{ColumnId, Delta, Hlc, RowClock, RowState, TableId, Value, merge};
 use anabranch_protocol::RejectCode;
 use anabranch_shape::schema::Table;
 use anabranch_store::{Rejection, StoreError, Upload};
@@ -159,7 +162,7 @@ impl<'a> Batch<'a> {
                     let reason = Rejection::stale_reason(&table.local_name());
                     return Err(Refusal::new(RejectCode::Stale, reason));
                 }
-                row.merge(delta);
+                row.merge(&of_known_columns(table, &delta.state));
             }
         }
         Ok(())
@@ -177,13 +180,13 @@ impl MergedRow {
         self.was_present || self.had_clock || self.changed
     }
 
-    fn merge(&mut self, delta: &Delta) {
+    fn merge(&mut self, delta: &RowState) {
         let values = &self.values;
-        let merged = merge(&mut self.clock, &delta.state, |column, incoming| {
+        let merged = merge(&mut self.clock, delta, |column, incoming| {
             values.get(&column).cmp(&Some(incoming))
         });
         for column in &merged.won {
-            if let Some(value) = delta.state.value(*column) {
+            if let Some(value) = delta.value(*column) {
                 self.values.insert(*column, value.clone());
             }
         }
@@ -293,19 +296,30 @@ pub(crate) fn addressed<'a>(
     Ok((table, key))
 }
 
+/// The delta without the columns that are gone.
+fn of_known_columns<'d>(table: &Table, delta: &'d RowState) -> Cow<'d, RowState> {
+    let is_known = |id| table.registers().any(|column| column.id == id);
+    if delta.cells().all(|(column, ..)| is_known(column)) {
+        Cow::Borrowed(delta)
+    } else {
+        Cow::Owned(delta.project(is_known))
+    }
+}
+
 fn check_values(table: &Table, delta: &Delta) -> Result<(), Refusal> {
     for (id, _, value) in delta.state.cells() {
-        let column = table
-            .registers()
-            .find(|column| column.id == id)
-            .ok_or_else(|| {
-                let reason = format!(
-                    "table {} has no column number {} (any more)",
-                    table.local_name(),
-                    id.0
-                );
-                Refusal::new(RejectCode::UnknownSchema, reason)
-            })?;
+        let Some(column) = table.registers().find(|column| column.id == id) else {
+            // A row inserted before the column was dropped, which never had a value there.
+            if *value == Value::Null {
+                continue;
+            }
+            let reason = format!(
+                "table {} has no column number {} (any more)",
+                table.local_name(),
+                id.0
+            );
+            return Err(Refusal::new(RejectCode::UnknownSchema, reason));
+        };
         if let Some(why) = values::refusal(column.kind, value) {
             let reason = format!(
                 "column {} of table {}: {why}",
