@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::{
     Event, Origin, Replica, ReplicaError, outbox, outbox_file,
     principal::{Fingerprint, PRINCIPAL, SIGNED_OUT},
-    tables::{first, meta},
+    tables::{first, layout, meta},
     turn::{Bounds, Turn},
 };
 
@@ -103,8 +103,10 @@ impl Turn<'_> {
             "DELETE FROM anabranch_subscription;
              DELETE FROM anabranch_staging;
              DELETE FROM anabranch_told;
+             DELETE FROM anabranch_unknown;
              DELETE FROM anabranch_meta WHERE name IN ('last_synced_ms', 'sweep_due')",
         )?;
+        layout::clear_dropped(self.tx)?;
         let origin = Origin::Local;
         self.events.push(Event::Tables { origin, tables });
         Ok(())

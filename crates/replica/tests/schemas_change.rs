@@ -2,9 +2,9 @@
 mod common;
 
 use anabranch_crdt::{ColumnId, TableId, Value};
-use anabranch_replica::Event;
+use anabranch_replica::{Event, SignOut};
 use anabranch_shape::schema::ColumnType;
-use common::{Site, column, schema, table, written};
+use common::{Site, column, count, open_foreign, schema, table, written};
 
 #[test]
 fn new_tables_and_columns_are_captured() {
@@ -73,6 +73,35 @@ fn a_table_dropped_and_made_again_starts_anew() {
     assert_eq!(site.count("anabranch_dropped_4"), 1);
     site.run("INSERT INTO numbered VALUES (2, 'two')");
     assert_eq!(site.last().deltas[0].table, TableId(6));
+}
+
+#[test]
+fn a_name_given_up_long_ago_is_free_again() {
+    let mut site = Site::new(1);
+    site.run("INSERT INTO numbered VALUES (1, 'one')");
+    let mut without = schema();
+    without.version = 2;
+    let mut numbered = without.tables.pop().unwrap();
+    site.replica.adopt_schema(without.clone()).unwrap();
+    assert_eq!(site.count("numbered"), 1, "it stays readable");
+    numbered.id = TableId(6);
+    without.version = 3;
+    without.tables.push(numbered);
+    site.replica.adopt_schema(without).unwrap();
+    assert_eq!(site.count("numbered"), 0);
+    assert_eq!(site.count("anabranch_dropped_4"), 1);
+}
+
+#[test]
+fn who_signs_out_leaves_nothing_in_dropped_tables() {
+    let mut site = Site::new(1);
+    site.run("INSERT INTO numbered VALUES (1, 'private')");
+    let mut without = schema();
+    without.version = 2;
+    without.tables.pop();
+    site.replica.adopt_schema(without).unwrap();
+    site.replica.sign_out(SignOut::Discard).unwrap();
+    assert_eq!(count(&open_foreign(&site.path), "numbered"), 0);
 }
 
 #[test]

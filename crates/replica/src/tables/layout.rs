@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use anabranch_crdt::TableId;
 use anabranch_shape::schema::{Column, ForeignKey, ReferentialAction, Schema, Table};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    TablesError,
+    TablesError, meta,
     table::{clock_table, dead_column, dead_table, quote},
     triggers::KEY_COLUMNS_MAX,
     values::declared_type,
@@ -72,10 +73,15 @@ pub fn migrate(conn: &Connection, held: &Schema, wanted: &Schema) -> Result<(), 
     wanted.tables.iter().try_for_each(check)?;
     let wanted_names: BTreeSet<String> = wanted.tables.iter().map(Table::local_name).collect();
     for table in &held.tables {
-        let gone = wanted.table(table.id).is_none();
-        if gone && wanted_names.contains(&table.local_name()) {
-            let aside = format!("anabranch_dropped_{}", table.id.0);
-            rename_table(conn, &table.local_name(), &aside)?;
+        if wanted.table(table.id).is_none() {
+            meta::write(conn, &dropped_name(table.id), table.local_name())?;
+        }
+    }
+    for (id, name) in dropped(conn)? {
+        if wanted_names.contains(&name) {
+            let aside = format!("anabranch_dropped_{}", id.0);
+            rename_table(conn, &name, &aside)?;
+            meta::write(conn, &dropped_name(id), aside)?;
         }
     }
     for table in &wanted.tables {
@@ -85,6 +91,41 @@ pub fn migrate(conn: &Connection, held: &Schema, wanted: &Schema) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Empties the tables that the store has dropped, which are out of replication and still here.
+pub fn clear_dropped(conn: &Connection) -> Result<(), TablesError> {
+    for (id, name) in dropped(conn)? {
+        for name in [name, clock_table(id), dead_table(id)] {
+            if exists(conn, &name)? {
+                conn.execute(&format!("DELETE FROM {}", quote(&name)), [])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tables that the store has dropped, with what they are called here.
+fn dropped(conn: &Connection) -> Result<Vec<(TableId, String)>, TablesError> {
+    let sql = "SELECT substr(name, 9), value FROM anabranch_meta WHERE name GLOB 'dropped_*'";
+    let mut query = conn.prepare_cached(sql)?;
+    let rows = query.query_map([], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+    })?;
+    let mut out = Vec::new();
+    for row in rows {
+        let (number, name) = row?;
+        let id = number.parse().map(TableId);
+        let id = id.map_err(|_| TablesError::Damaged(format!("{number} is no table's number")))?;
+        if exists(conn, &name)? {
+            out.push((id, name));
+        }
+    }
+    Ok(out)
+}
+
+fn dropped_name(id: TableId) -> String {
+    format!("dropped_{}", id.0)
 }
 
 fn check(table: &Table) -> Result<(), TablesError> {
