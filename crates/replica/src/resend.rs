@@ -1,11 +1,11 @@
 //! A refused transaction, sent once more: as a new local transaction, perhaps amended.
 
-use anabranch_crdt::{Delta, RowState};
+use anabranch_crdt::{Delta, RowState, Stamp};
 use anabranch_protocol::{LocalTransaction, Seq};
 
 use crate::{
     Event, Origin, Replica, ReplicaError, outbox,
-    tables::key::pack,
+    tables::{TableSql, key::pack},
     turn::{Bounds, Turn},
 };
 
@@ -59,22 +59,9 @@ impl Turn<'_> {
             let Some(table) = self.table(delta.table) else {
                 continue;
             };
-            let lives = delta.state.existence().is_present();
-            let mut state = if lives {
-                RowState::live(stamp)
-            } else {
-                let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
-                RowState::of_existence(held.clock.existence.removal())
-            };
-            for (column, _, value) in delta.state.cells() {
-                if table.table.column(column).is_some() {
-                    state.set(column, stamp, value.clone());
-                }
-            }
-            // Of a row that was written to and whose columns are all gone there is nothing to say.
-            if state.cells().len() == 0 && delta.state.cells().len() > 0 {
+            let Some(state) = self.written_again(table, &delta, stamp)? else {
                 continue;
-            }
+            };
             let merged = table.merge(self.tx, &delta.key, &state, |held| held)?;
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
             inserts.push(found.transaction.inserts.contains(place));
@@ -96,5 +83,27 @@ impl Turn<'_> {
         self.events.extend(Event::rows(Origin::Local, changes));
         self.events.push(Event::Sealed(seq));
         Ok(Some(seq))
+    }
+
+    /// What a delta wrote, as far as its columns are still there, at a new stamp; `None` if they are
+    /// all gone.
+    fn written_again(
+        &self,
+        table: &TableSql,
+        delta: &Delta,
+        stamp: Stamp,
+    ) -> Result<Option<RowState>, ReplicaError> {
+        let mut state = if delta.state.existence().is_present() {
+            RowState::live(stamp)
+        } else {
+            let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
+            RowState::of_existence(held.clock.existence.removal())
+        };
+        let cells = delta.state.cells();
+        let wrote = cells.len() > 0;
+        for (column, _, value) in cells.filter(|(id, ..)| table.table.column(*id).is_some()) {
+            state.set(column, stamp, value.clone());
+        }
+        Ok((state.cells().len() > 0 || !wrote).then_some(state))
     }
 }
