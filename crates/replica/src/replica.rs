@@ -461,7 +461,10 @@ impl Replica {
     ) -> Result<T, ReplicaError> {
         self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
-            let value = work(turn)?;
+            let value = work(turn).map_err(|error| match error {
+                ReplicaError::Tables(error) => error.while_merging().into(),
+                other => other,
+            })?;
             let now = i64::try_from(turn.corrected_now().0).unwrap_or(i64::MAX);
             meta::write(turn.tx, "last_synced_ms", now)?;
             Ok(value)

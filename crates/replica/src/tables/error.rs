@@ -22,6 +22,12 @@ pub enum TablesError {
          the rights to the file's folder, and try again"
     )]
     Io(rusqlite::Error),
+    /// An index or trigger that somebody gave the file stands against what the service tells.
+    #[error(
+        "a rule that only this file has stands against what the service tells: {0}; drop the index \
+         or trigger, and the merge goes on"
+    )]
+    OwnRule(rusqlite::Error),
     /// SQLite refused or failed.
     #[error("SQLite: {0}")]
     Sqlite(rusqlite::Error),
@@ -50,6 +56,20 @@ impl From<rusqlite::Error> for TablesError {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error),
             Some(rusqlite::ErrorCode::SystemIoFailure) => Self::Io(error),
             _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl TablesError {
+    /// This error, where it came up in merging what holds in the store.
+    pub(crate) fn while_merging(self) -> Self {
+        match self {
+            Self::Sqlite(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
+                Self::OwnRule(error)
+            }
+            other => other,
         }
     }
 }
