@@ -48,8 +48,8 @@ pub use anabranch_protocol::{
 pub use anabranch_replica::{
     ChangeKind, Committed, Diff, Event, Finding, Fingerprint, LiveQuery, LiveQueryError,
     MergedOver, Observer, OpenError, OpenOptions, OrderError, Origin, Principal,
-    RejectedTransaction, Replica, ReplicaError, ResultRow, RowChange, SignOut, SubscriptionStatus,
-    Synchronous, TransactionError, TransactionState, Trouble, examine, order_between,
-    register_functions,
+    RejectedTransaction, Replica, ReplicaError, ResultRow, RetainedShape, RowChange, SignOut,
+    SubscriptionStatus, Synchronous, TransactionError, TransactionState, Trouble, examine,
+    order_between, register_functions,
 };
 pub use anabranch_shape::schema;

@@ -87,7 +87,9 @@ impl Status {
     /// Whether everything is sent, acknowledged and received, as far as is known here.
     pub fn is_settled(&self) -> bool {
         let served = |subscription: &SubscriptionStatus| {
-            subscription.subscription.cursor.is_some() || subscription.refused.is_some()
+            let current =
+                subscription.subscription.cursor.is_some() && subscription.stale_since.is_none();
+            current || subscription.refused.is_some()
         };
         self.connection == ConnectionState::Connected
             && self.pending == 0

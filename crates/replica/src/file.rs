@@ -164,7 +164,8 @@ CREATE TABLE anabranch_rejected(
   at_ms INTEGER NOT NULL);
 CREATE TABLE anabranch_subscription(
   id INTEGER PRIMARY KEY, shape BLOB NOT NULL, epoch INTEGER, position INTEGER, refused TEXT,
-  rows_staged INTEGER NOT NULL DEFAULT 0, rows_estimate INTEGER NOT NULL DEFAULT 0);
+  rows_staged INTEGER NOT NULL DEFAULT 0, rows_estimate INTEGER NOT NULL DEFAULT 0,
+  retained_ms INTEGER, retained_rows INTEGER NOT NULL DEFAULT 0, stale_ms INTEGER);
 CREATE TABLE anabranch_staging(
   n INTEGER PRIMARY KEY, subscription INTEGER NOT NULL, rows BLOB NOT NULL);
 CREATE TABLE anabranch_told(

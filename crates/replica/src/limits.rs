@@ -13,6 +13,10 @@ pub const EVENT_ROWS_MAX: usize = 10_000;
 /// Transactions waiting in the outbox: years of work offline by hand, or a runaway program.
 pub const OUTBOX_TRANSACTIONS_MAX: u64 = 1_000_000;
 
+/// How long rows of a shape that was unsubscribed from are retained, where the application asks for
+/// that: a working week, after which what is shown at once would mislead more than it helps.
+pub const RETAINED_AGE_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
 /// Bytes of one transaction: what fits a frame with room for what surrounds it.
 pub const TRANSACTION_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 

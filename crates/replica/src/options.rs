@@ -8,7 +8,10 @@ use std::{
 
 use anabranch_crdt::{Millis, ReplicaId};
 
-use crate::{limits::OUTBOX_TRANSACTIONS_MAX, principal::Principal};
+use crate::{
+    limits::{OUTBOX_TRANSACTIONS_MAX, RETAINED_AGE_MAX_MS},
+    principal::Principal,
+};
 
 /// How to open a replica.
 pub struct OpenOptions {
@@ -28,6 +31,15 @@ pub struct OpenOptions {
     /// How large the file may become, its write-ahead log apart; `None` for as large as the disk lets
     /// it. A write or merge that would not fit fails, and nothing of it is done.
     pub file_bytes_max: Option<u64>,
+    /// How many rows of shapes that were unsubscribed from are kept at most, to show at once when
+    /// one of them is subscribed to again; 0 to let go of them with the subscription. A row of
+    /// several such shapes counts several times.
+    ///
+    /// Queries see retained rows like any others, though nobody keeps them current: so it is 0
+    /// unless the application, which knows which shapes it shows, says otherwise.
+    pub retained_rows_max: u64,
+    /// How long they are kept at most, counted from the last time they were current.
+    pub retained_age_max_ms: u64,
     /// For whom the file is opened.
     pub principal: Principal,
     /// How long to wait for another program that is writing to the file.
@@ -54,6 +66,8 @@ impl OpenOptions {
             synchronous: Synchronous::Normal,
             outbox_transactions_max: OUTBOX_TRANSACTIONS_MAX,
             file_bytes_max: None,
+            retained_rows_max: 0,
+            retained_age_max_ms: RETAINED_AGE_MAX_MS,
             principal: Principal::Nobody,
             busy_timeout: Duration::from_secs(5),
         }

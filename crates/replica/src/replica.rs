@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId, RowKey, RowState};
 use anabranch_protocol::{
-    Change, Cursor, LocalTransaction, RejectCode, Seq, ShapeRequest, Subscription, SubscriptionId,
+    Change, Cursor, LocalTransaction, RejectCode, Seq, Subscription, SubscriptionId,
     SubscriptionSet, codec::decode_schema,
 };
 use anabranch_shape::schema::Schema;
@@ -19,6 +19,7 @@ use crate::{
     observe::Observers,
     outbox::{self, PendingIndex},
     principal::{self, Principal},
+    retained::Retention,
     subscriptions,
     tables::{Rules, Tables, audit, first, is_waiting, meta, unpack_key},
     turn::{Bounds, Turn},
@@ -96,6 +97,8 @@ impl Replica {
         };
         replica.identify(path)?;
         replica.seal()?;
+        let retention = replica.retention();
+        replica.turn(|turn| turn.trim_retained(retention))?;
         if let Principal::Is(owner) = replica.options.principal {
             replica.bind(owner)?;
         }
@@ -203,6 +206,7 @@ impl Replica {
         schema: Option<&Schema>,
     ) -> Result<Greeted, ReplicaError> {
         let new_id = self.new_id();
+        let retention = self.retention();
         let greeted = self.turn(|turn| {
             if turn.is_outrun(welcome.merged_through) {
                 turn.become_another(new_id)?;
@@ -210,6 +214,7 @@ impl Replica {
             }
             turn.seal(Bounds::Waived)?;
             turn.welcome(welcome, schema)?;
+            turn.trim_retained(retention)?;
             Ok(Greeted::Known)
         })?;
         self.refresh_tables()?;
@@ -277,19 +282,6 @@ impl Replica {
         rows: Vec<Delta>,
     ) -> Result<(), ReplicaError> {
         self.synced(|turn| turn.reject(seq, code, reason, rows))
-    }
-
-    /// Subscribes to a shape; asking for the same one again finds the subscription there is.
-    pub fn subscribe(&mut self, shape: &ShapeRequest) -> Result<SubscriptionId, ReplicaError> {
-        self.turn(|turn| subscriptions::add(turn.tx, shape))
-    }
-
-    /// Lets go of a subscription and of the rows that it alone held.
-    pub fn unsubscribe(&mut self, id: SubscriptionId) -> Result<(), ReplicaError> {
-        self.turn(|turn| {
-            turn.seal(Bounds::Waived)?;
-            turn.unsubscribe(id)
-        })
     }
 
     /// Notes that the service refused a subscription. It is asked again in the next session.
@@ -415,6 +407,14 @@ impl Replica {
     /// From now on it is open for this one.
     pub(crate) const fn serve(&mut self, principal: Principal) {
         self.options.principal = principal;
+    }
+
+    /// What becomes of the rows of a shape that was unsubscribed from.
+    pub(crate) const fn retention(&self) -> Retention {
+        Retention {
+            rows_max: self.options.retained_rows_max,
+            age_max_ms: self.options.retained_age_max_ms,
+        }
     }
 
     /// For whom it is open, and a connection to look who that is.

@@ -1,6 +1,7 @@
-//! The shapes a replica subscribes to, where it stands in each, and snapshots still arriving.
+//! The shapes a replica subscribes to or retains, where it stands in each, and snapshots still
+//! arriving.
 
-use anabranch_crdt::Delta;
+use anabranch_crdt::{Delta, Millis};
 use anabranch_protocol::{
     Cursor, Epoch, Position, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
     codec::{decode_deltas, decode_shape_request, encode_deltas, encode_shape_request},
@@ -21,13 +22,74 @@ pub struct SubscriptionStatus {
     pub rows_estimate: u64,
     /// Why the service refused it, if it did.
     pub refused: Option<String>,
+    /// Since when its rows have not been kept current, where they are those of an earlier
+    /// subscription to the same shape and the service has told nothing since.
+    pub stale_since: Option<Millis>,
+}
+
+/// A shape that was unsubscribed from and whose rows are kept for a while. The service tells nothing
+/// of it: they are as they were, but for what other shapes bring and for local writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedShape {
+    /// The shape.
+    pub shape: ShapeRequest,
+    /// Since when its rows have not been kept current.
+    pub since: Millis,
+    /// How many rows it had when it was unsubscribed from.
+    pub rows: u64,
+}
+
+/// The retained shapes under their numbers, the longest retained first.
+pub(crate) fn retained(
+    conn: &Connection,
+) -> Result<Vec<(SubscriptionId, RetainedShape)>, ReplicaError> {
+    let mut query = conn.prepare_cached(
+        "SELECT id, shape, retained_ms, retained_rows FROM anabranch_subscription \
+         WHERE retained_ms IS NOT NULL ORDER BY retained_ms, id",
+    )?;
+    let mut rows = query.query([])?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        let shape = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+        let retained = RetainedShape {
+            shape: decode_shape_request(shape)?,
+            since: Millis(row.get::<_, i64>(2)?.unsigned_abs()),
+            rows: row.get::<_, i64>(3)?.unsigned_abs(),
+        };
+        out.push((id(row.get(0)?)?, retained));
+    }
+    Ok(out)
+}
+
+/// Keeps a subscription's rows, and no more than that.
+pub(crate) fn retain(
+    conn: &Connection,
+    id: SubscriptionId,
+    since: Millis,
+    rows: u64,
+) -> Result<(), TablesError> {
+    unstage(conn, id)?;
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    conn.prepare_cached(
+        "UPDATE anabranch_subscription SET retained_rows = ?3, \
+         retained_ms = coalesce(stale_ms, ?2), stale_ms = NULL WHERE id = ?1",
+    )?
+    .execute((id.number(), number(since.0), number(rows)))?;
+    Ok(())
+}
+
+/// Whether a subscription has rows that the service stands by.
+pub(crate) fn is_served(conn: &Connection, id: SubscriptionId) -> Result<bool, TablesError> {
+    let sql = "SELECT 1 FROM anabranch_subscription \
+               WHERE id = ?1 AND epoch IS NOT NULL AND refused IS NULL";
+    Ok(conn.prepare_cached(sql)?.exists([id.number()])?)
 }
 
 /// Every subscription, in order.
 pub(crate) fn all(conn: &Connection) -> Result<Vec<SubscriptionStatus>, ReplicaError> {
     let mut query = conn.prepare_cached(
-        "SELECT id, shape, epoch, position, refused, rows_staged, rows_estimate \
-         FROM anabranch_subscription ORDER BY id",
+        "SELECT id, shape, epoch, position, refused, rows_staged, rows_estimate, stale_ms \
+         FROM anabranch_subscription WHERE retained_ms IS NULL ORDER BY id",
     )?;
     let mut rows = query.query([])?;
     let mut out = Vec::new();
@@ -49,6 +111,9 @@ pub(crate) fn all(conn: &Connection) -> Result<Vec<SubscriptionStatus>, ReplicaE
             rows_staged: row.get::<_, i64>(5)?.unsigned_abs(),
             rows_estimate: row.get::<_, i64>(6)?.unsigned_abs(),
             refused: row.get(4)?,
+            stale_since: row
+                .get::<_, Option<i64>>(7)?
+                .map(|at| Millis(at.unsigned_abs())),
         });
     }
     Ok(out)
@@ -58,7 +123,7 @@ pub(crate) fn all(conn: &Connection) -> Result<Vec<SubscriptionStatus>, ReplicaE
 pub(crate) fn active(conn: &Connection) -> Result<SubscriptionSet, TablesError> {
     set(
         conn,
-        "SELECT id FROM anabranch_subscription WHERE refused IS NULL",
+        "SELECT id FROM anabranch_subscription WHERE refused IS NULL AND retained_ms IS NULL",
     )
 }
 
@@ -66,7 +131,8 @@ pub(crate) fn active(conn: &Connection) -> Result<SubscriptionSet, TablesError> 
 pub(crate) fn waiting(conn: &Connection) -> Result<SubscriptionSet, TablesError> {
     set(
         conn,
-        "SELECT id FROM anabranch_subscription WHERE refused IS NULL AND epoch IS NULL",
+        "SELECT id FROM anabranch_subscription \
+         WHERE refused IS NULL AND epoch IS NULL AND retained_ms IS NULL",
     )
 }
 
@@ -86,17 +152,27 @@ pub(crate) fn add(conn: &Connection, shape: &ShapeRequest) -> Result<Subscriptio
     if let Some(same) = held.iter().find(|held| held.subscription.shape == *shape) {
         return Ok(same.subscription.id);
     }
-    let taken = |id: &SubscriptionId| held.iter().any(|held| held.subscription.id == *id);
-    let free = (0..SUBSCRIPTIONS_MAX)
-        .filter_map(SubscriptionId::new)
-        .find(|id| !taken(id));
-    let id = free.ok_or(ReplicaError::TooManySubscriptions {
+    let kept = retained(conn)?;
+    if let Some((id, _)) = kept.iter().find(|(_, kept)| kept.shape == *shape) {
+        let sql = "UPDATE anabranch_subscription \
+                   SET stale_ms = retained_ms, retained_ms = NULL WHERE id = ?1";
+        conn.prepare_cached(sql)?.execute([id.number()])?;
+        return Ok(*id);
+    }
+    let id = free(conn)?.ok_or(ReplicaError::TooManySubscriptions {
         max: SUBSCRIPTIONS_MAX,
     })?;
     let sql = "INSERT INTO anabranch_subscription(id, shape) VALUES (?1, ?2)";
     conn.prepare_cached(sql)?
         .execute((id.number(), encode_shape_request(shape)?))?;
     Ok(id)
+}
+
+/// The lowest number that neither a subscription nor a retained shape has.
+pub(crate) fn free(conn: &Connection) -> Result<Option<SubscriptionId>, TablesError> {
+    let taken = set(conn, "SELECT id FROM anabranch_subscription")?;
+    let mut all = (0..SUBSCRIPTIONS_MAX).filter_map(SubscriptionId::new);
+    Ok(all.find(|id| taken.with(*id) != taken))
 }
 
 /// Removes a subscription and what was staged for it.
@@ -111,7 +187,7 @@ pub(crate) fn remove(conn: &Connection, id: SubscriptionId) -> Result<(), Replic
 
 /// Whether there is such a subscription.
 pub(crate) fn exists(conn: &Connection, id: SubscriptionId) -> Result<bool, TablesError> {
-    let sql = "SELECT 1 FROM anabranch_subscription WHERE id = ?1";
+    let sql = "SELECT 1 FROM anabranch_subscription WHERE id = ?1 AND retained_ms IS NULL";
     Ok(conn.prepare_cached(sql)?.exists([id.number()])?)
 }
 
@@ -126,8 +202,10 @@ pub(crate) fn advance(
         cursor.position.0.cast_signed(),
     );
     conn.prepare_cached(
-        "UPDATE anabranch_subscription SET epoch = ?2, position = ?3 \
-         WHERE id = ?1 AND (epoch IS NOT ?2 OR position < ?3)",
+        "UPDATE anabranch_subscription SET epoch = ?2, stale_ms = NULL, \
+         position = iif(epoch IS ?2, max(position, ?3), ?3) \
+         WHERE id = ?1 AND retained_ms IS NULL \
+         AND (epoch IS NOT ?2 OR position < ?3 OR stale_ms IS NOT NULL)",
     )?
     .execute((id.number(), epoch, position))?;
     Ok(())

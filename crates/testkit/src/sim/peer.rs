@@ -11,7 +11,7 @@ use std::{
 
 use anabranch_client::Driver;
 use anabranch_crdt::{Millis, ReplicaId};
-use anabranch_protocol::{ClientFrame, ServerFrame};
+use anabranch_protocol::{ClientFrame, ServerFrame, ShapeRequest};
 use anabranch_replica::{Event, OpenOptions, Replica, Synchronous};
 use anabranch_service::hub::SessionId;
 
@@ -24,6 +24,10 @@ pub(super) struct Peer {
     pub(super) cut_off: bool,
     pub(super) committed: u64,
     pub(super) rejected: u64,
+    /// Shapes that it has let go of and may want again.
+    pub(super) let_go: Vec<ShapeRequest>,
+    /// How many rows of theirs it keeps.
+    retained_rows_max: u64,
     replica: Option<Replica>,
     path: PathBuf,
     id: ReplicaId,
@@ -43,6 +47,8 @@ impl Peer {
             cut_off: false,
             committed: 0,
             rejected: 0,
+            let_go: Vec::new(),
+            retained_rows_max: rng.pick(&[0, 8, 1_000]).copied().unwrap_or(0),
             replica: None,
             path,
             id: ReplicaId(id),
@@ -67,6 +73,7 @@ impl Peer {
             }),
             new_id: Box::new(move || id),
             synchronous: Synchronous::Normal,
+            retained_rows_max: self.retained_rows_max,
             busy_timeout: Duration::from_secs(5),
             ..OpenOptions::system()
         };

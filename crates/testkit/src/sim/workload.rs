@@ -93,6 +93,9 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
         return third_party(world);
     }
     let index = usize::try_from(world.rng.below(world.peers.len() as u64)).unwrap_or(0);
+    if world.rng.chance(world.options.shape_change) {
+        return change_shapes(world, index);
+    }
     let foreign = world.rng.chance(150);
     let mut statements = Vec::new();
     for _ in 0..=world.rng.below(3) {
@@ -124,6 +127,28 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
         });
         peer.committed += u64::from(committed.is_ok_and(|committed| committed.seq.is_some()));
     }
+    world.pump_replica(index)
+}
+
+/// Lets go of one of a replica's shapes, or subscribes again to one that it let go of.
+fn change_shapes(world: &mut World, index: usize) -> Result<(), Failure> {
+    let Some(peer) = world.peers.get_mut(index) else {
+        return Ok(());
+    };
+    let returns = world.rng.chance(500);
+    let failed = |error| Failure::broken("cannot change shapes", error);
+    let returning = if returns { peer.let_go.pop() } else { None };
+    match returning {
+        Some(shape) => drop(peer.replica()?.subscribe(&shape).map_err(failed)?),
+        None => {
+            let held = peer.replica()?.subscriptions().map_err(failed)?;
+            if let Some(one) = world.rng.pick(&held) {
+                peer.replica()?.unsubscribe(one.id).map_err(failed)?;
+                peer.let_go.push(one.shape.clone());
+            }
+        }
+    }
+    peer.driver.subscriptions_changed();
     world.pump_replica(index)
 }
 

@@ -45,6 +45,8 @@ pub struct Options {
     pub clock_jump: u64,
     /// The store forgets removed rows.
     pub forgetting: u64,
+    /// A replica lets go of a shape, or subscribes again to one that it let go of.
+    pub shape_change: u64,
 }
 
 impl Options {
@@ -55,6 +57,7 @@ impl Options {
         let (disconnect, partition) = (rate(120), rate(60));
         let (replica_crash, service_crash, clock_jump) = (rate(60), rate(40), rate(60));
         let forgetting = rate(160);
+        let shape_change = rate(120);
         Self {
             replicas: usize::try_from(rng.below(3)).unwrap_or(0) + 2,
             steps: usize::try_from(rng.below(80)).unwrap_or(0) + 30,
@@ -64,6 +67,7 @@ impl Options {
             service_crash,
             clock_jump,
             forgetting,
+            shape_change,
         }
     }
 }
