@@ -112,6 +112,8 @@ pub enum Origin {
     Local,
     /// Another replica, or the store.
     Remote,
+    /// Another process's engine on this file, which merged or sealed it and was told the rows.
+    Elsewhere,
 }
 
 impl Event {

@@ -38,6 +38,7 @@
 
 mod adopting;
 mod doctor;
+mod elsewhere;
 mod error;
 mod events;
 mod file;
@@ -45,7 +46,8 @@ mod functions;
 mod identity;
 mod incoming;
 pub mod limits;
-pub(crate) mod live;
+mod live;
+mod live_reads;
 mod merged_over;
 mod observe;
 mod options;

@@ -24,6 +24,10 @@ pub const TRANSACTION_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 /// the list wants new keys.
 pub const ORDER_KEY_BYTES_MAX: usize = 512;
 
+/// Unsealed writes that a live query of some rows looks through for one to them; beyond it, it takes
+/// them to be among them. Sealing is seldom behind by more than a few.
+pub(crate) const CAPTURED_LOOKED_AT_MAX: usize = 1_000;
+
 /// Statements kept prepared on a connection: about eight a table, for the tables in use at once.
 pub(crate) const STATEMENTS_CACHED: usize = 512;
 

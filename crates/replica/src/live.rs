@@ -1,27 +1,20 @@
 //! Live queries: the result of a query, kept current by looking now and then, told as differences.
 //!
 //! No thread and no callback: [`LiveQuery::refresh`] is called whenever something may have
-//! happened, and runs the query again only if a table that it reads has changed, by whatever
+//! happened, and runs the query again only if a table or a row that it reads has changed, by whatever
 //! process. Several changes between two calls are one difference.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
 
-use anabranch_crdt::{TableId, Value};
-use anabranch_protocol::codec::decode_schema;
-use rusqlite::{
-    Connection, Statement,
-    hooks::{AuthAction, AuthContext, Authorization},
-    params_from_iter,
-};
+use anabranch_crdt::Value;
+use rusqlite::{Connection, Statement, params_from_iter};
 use thiserror::Error;
 
 use crate::{
     ReplicaError,
+    live_reads::{Look, Reads, Rows, schema_of},
     tables::{
-        first, meta,
+        Tables, first,
         values::{Bound, from_sql},
     },
 };
@@ -51,6 +44,10 @@ pub struct LiveQuery {
     sql: String,
     parameters: Vec<Value>,
     key_columns: Vec<String>,
+    /// The rows that it is to be of, where it has no SQL of its own.
+    of_rows: Option<Rows>,
+    /// The only rows that it depends on, of the tables named.
+    only: Vec<Rows>,
     columns: Vec<String>,
     reads: Reads,
     seen: Option<Seen>,
@@ -98,25 +95,14 @@ pub enum LiveQueryError {
     KeyNotUnique,
 }
 
-/// What a query reads.
-#[derive(Debug, Default)]
-struct Reads {
-    tables: BTreeSet<String>,
-    /// The numbers of the replicated ones.
-    replicated: Vec<u32>,
-    /// Whether it reads tables that the engine does not watch.
-    others: bool,
-}
-
 /// What the file was like when the query was last run or found to need no run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Seen {
     schema_version: Option<i64>,
     /// Commits of other connections, and changes by this one.
     moved: (Option<i64>, u64),
-    /// What the engine counts of changes of the replicated tables, and the newest write that it has
-    /// not counted yet.
-    counted: (i64, Option<i64>),
+    /// What the tables looked like that it reads.
+    looks: Vec<Look>,
 }
 
 impl LiveQuery {
@@ -127,11 +113,46 @@ impl LiveQuery {
             sql: sql.into(),
             parameters,
             key_columns: key_columns.iter().map(|name| (*name).to_owned()).collect(),
+            of_rows: None,
+            only: Vec::new(),
             columns: Vec::new(),
             reads: Reads::default(),
             seen: None,
             rows: Vec::new(),
         }
+    }
+
+    /// The rows of a replicated table whose primary key begins with these values: one row where they
+    /// are the whole key. All its columns, in the order of the key. It runs again only if one of
+    /// these rows has changed.
+    pub fn of_rows(table: impl Into<String>, key: Vec<Value>) -> Self {
+        let rows = Rows {
+            table: table.into(),
+            key,
+        };
+        let mut query = Self::new(String::new(), rows.key.clone(), &[]);
+        query.only.push(rows.clone());
+        query.of_rows = Some(rows);
+        query
+    }
+
+    /// The same query, which depends on no rows of `table` but those whose primary key begins with
+    /// these values, and others named so: it runs again only if one of these has changed. That this
+    /// is so is the caller's to see to, as where the query has that key in its condition.
+    ///
+    /// ```
+    /// # use anabranch_replica::LiveQuery;
+    /// # use anabranch_crdt::Value;
+    /// let room = || vec![Value::text("room 1")];
+    /// // messages has the key (room, sent, id)
+    /// let sql = "SELECT sum(likes) FROM messages WHERE room = ?1";
+    /// let query = LiveQuery::new(sql, room(), &[]).only("messages", room());
+    /// ```
+    #[must_use]
+    pub fn only(mut self, table: impl Into<String>, key: Vec<Value>) -> Self {
+        let table = table.into();
+        self.only.push(Rows { table, key });
+        self
     }
 
     /// The result as of the last refresh, in the query's order.
@@ -146,7 +167,7 @@ impl LiveQuery {
 
     /// The tables that it reads, through views too.
     pub const fn tables(&self) -> &BTreeSet<String> {
-        &self.reads.tables
+        self.reads.tables()
     }
 
     /// Brings the result up to date; what has changed, if anything has.
@@ -164,15 +185,18 @@ impl LiveQuery {
             return Ok(None);
         }
         if !known {
-            self.reads = Reads::of(conn, &self.sql)?;
+            self.prepare(conn)?;
         }
+        let before = self.seen.as_ref().filter(|_| known);
+        let before = before.map_or(&[][..], |seen| &seen.looks);
+        let looks = self.reads.look(conn, before)?;
+        let same = known && self.reads.are_as(before, &looks);
         let now = Seen {
             schema_version,
             moved,
-            counted: self.reads.counted(conn)?,
+            looks,
         };
-        let counted = self.seen.as_ref().map(|seen| seen.counted);
-        if known && !self.reads.others && counted == Some(now.counted) {
+        if same {
             self.seen = Some(now);
             return Ok(None);
         }
@@ -181,6 +205,19 @@ impl LiveQuery {
         self.rows = rows;
         self.seen = Some(now);
         Ok((!diff.is_empty()).then_some(diff))
+    }
+
+    /// Makes out what it reads, by the schema as it is now.
+    fn prepare(&mut self, conn: &Connection) -> Result<(), LiveQueryError> {
+        let tables = Tables::new(schema_of(conn)?);
+        if let Some(rows) = &self.of_rows {
+            let found = tables.schema().table_named(&rows.table);
+            let table = found.ok_or_else(|| ReplicaError::NoTable(rows.table.clone()))?;
+            self.sql = rows.sql(table);
+            self.key_columns = table.key_columns().map(|key| key.name.clone()).collect();
+        }
+        self.reads = Reads::of(conn, &self.sql, &tables, &self.only)?;
+        Ok(())
     }
 
     fn run(&mut self, conn: &Connection) -> Result<Vec<ResultRow>, LiveQueryError> {
@@ -242,70 +279,6 @@ impl LiveQuery {
         diff.removed = removed.into_iter().map(|(_, row)| row.clone()).collect();
         Ok(diff)
     }
-}
-
-impl Reads {
-    /// What `sql` reads, as SQLite says when it prepares it.
-    fn of(conn: &Connection, sql: &str) -> Result<Self, LiveQueryError> {
-        let tables = Arc::new(Mutex::new(BTreeSet::new()));
-        let found = Arc::clone(&tables);
-        conn.authorizer(Some(move |context: AuthContext<'_>| {
-            if let AuthAction::Read { table_name, .. } = context.action {
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.insert(table_name.to_owned());
-            }
-            Authorization::Allow
-        }))?;
-        let prepared = conn.prepare(sql).map(|query| query.readonly());
-        conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
-        if !prepared? {
-            return Err(LiveQueryError::Writes);
-        }
-        let tables = std::mem::take(&mut *tables.lock().unwrap_or_else(PoisonError::into_inner));
-        let schema: Option<Vec<u8>> = meta::read(conn, "schema").map_err(ReplicaError::from)?;
-        let schema = schema.map(|bytes| decode_schema(&bytes)).transpose();
-        let schema = schema.map_err(ReplicaError::from)?.unwrap_or_default();
-        let number = |name: &String| {
-            let table = schema.table_named(name);
-            table.map(|table| table.id.0)
-        };
-        let replicated: Vec<u32> = tables.iter().filter_map(number).collect();
-        Ok(Self {
-            others: replicated.len() < tables.len(),
-            tables,
-            replicated,
-        })
-    }
-
-    /// What the engine has counted of changes of the replicated tables, and the newest write to
-    /// them that is captured and not counted yet.
-    fn counted(&self, conn: &Connection) -> Result<(i64, Option<i64>), LiveQueryError> {
-        let mut counted = 0_i64;
-        let mut captured = None;
-        for table in &self.replicated {
-            let count = meta::number(conn, &counter_of(*table));
-            counted = counted.wrapping_add(count.map_err(ReplicaError::from)?);
-            let mut newest =
-                conn.prepare_cached("SELECT max(id) FROM anabranch_capture WHERE tbl = ?1")?;
-            captured = captured.max(newest.query_row([*table], |row| row.get(0))?);
-        }
-        Ok((counted, captured))
-    }
-}
-
-/// The name of the count of a replicated table's changes, in `anabranch_meta`.
-pub(crate) fn counter_of(table: u32) -> String {
-    format!("changes_{table}")
-}
-
-/// Counts a change of a table, for live queries of every process.
-pub(crate) fn count_change(conn: &Connection, table: TableId) -> Result<(), ReplicaError> {
-    conn.prepare_cached(
-        "INSERT INTO anabranch_meta(name, value) VALUES (?1, 1) \
-         ON CONFLICT(name) DO UPDATE SET value = value + 1",
-    )?
-    .execute([counter_of(table.0)])?;
-    Ok(())
 }
 
 fn names(query: &Statement<'_>) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path};
 
-use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId, RowKey, RowState};
+use anabranch_crdt::{Delta, Hlc, Millis, ReplicaId, RowKey, RowState, TableId};
 use anabranch_protocol::{
     Change, Cursor, LocalTransaction, RejectCode, Seq, Subscription, SubscriptionId,
     SubscriptionSet, codec::decode_schema,
@@ -13,6 +13,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::{
     Event, OpenError, OpenOptions, RejectedTransaction, ReplicaError, Status, TransactionError,
     TransactionState, doctor,
+    elsewhere::Counts,
     events::EventQueue,
     file::{Purpose, connect, establish},
     identity,
@@ -41,6 +42,7 @@ pub struct Replica {
     data_version: Option<i64>,
     pending: PendingIndex,
     events: EventQueue,
+    counts: Counts,
     pub(crate) observers: Observers,
 }
 
@@ -83,6 +85,7 @@ impl Replica {
         let id = establish(&application, path, || (options.new_id)())?;
         principal::admit(&application, options.principal)?;
         let merging = connect(path, Purpose::Merge, &options)?;
+        let counts = Counts::read(&merging)?;
         let mut replica = Self {
             application,
             merging,
@@ -93,6 +96,7 @@ impl Replica {
             data_version: None,
             pending: PendingIndex::default(),
             events: EventQueue::default(),
+            counts,
             observers: Observers::default(),
         };
         replica.identify(path)?;
@@ -180,6 +184,9 @@ impl Replica {
     }
 
     /// The same, for calling often: a look at a counter if nobody has written since the last call.
+    /// Tells with [`Origin::Elsewhere`] what engines of other processes have changed.
+    ///
+    /// [`Origin::Elsewhere`]: crate::Origin::Elsewhere
     pub fn seal_foreign_writes(&mut self) -> Result<Option<Seq>, ReplicaError> {
         let version = first(&self.merging, "PRAGMA data_version")?;
         if version == self.data_version {
@@ -190,6 +197,9 @@ impl Replica {
         } else {
             None
         };
+        if let Some(event) = self.counts.look(&self.merging)? {
+            self.tell(event);
+        }
         self.data_version = version;
         Ok(sealed)
     }
@@ -487,9 +497,17 @@ impl Replica {
         let now = (self.options.now)();
         let result = self.run(purpose, now, work);
         match result {
-            Ok((value, events)) => {
-                self.observers.tell(&events);
-                self.events.extend(events);
+            Ok(done) => {
+                let Done {
+                    value,
+                    events,
+                    counted,
+                } = done;
+                let missed = self.counts.advance(&counted);
+                missed
+                    .into_iter()
+                    .chain(events)
+                    .for_each(|event| self.tell(event));
                 Ok(value)
             }
             Err(error) => {
@@ -505,7 +523,7 @@ impl Replica {
         purpose: Purpose,
         now: Millis,
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, E>,
-    ) -> Result<(T, Vec<Event>), E> {
+    ) -> Result<Done<T>, E> {
         let conn = match purpose {
             Purpose::Application => &self.application,
             Purpose::Merge => &self.merging,
@@ -516,16 +534,28 @@ impl Replica {
         let mut turn = Turn::begin(&tx, &self.tables, &mut self.pending, now)?;
         let value = work(&mut turn)?;
         turn.finish()?;
-        let (id, events) = (turn.replica, turn.events);
+        let (id, events, counted) = (turn.replica, turn.events, turn.counted);
         tx.commit().map_err(ReplicaError::from)?;
         self.id = id;
-        Ok((value, events))
+        Ok(Done {
+            value,
+            events,
+            counted,
+        })
     }
 
     /// Reads the tables again and sets the triggers up, after a change of the schema.
     fn refresh_tables(&mut self) -> Result<(), ReplicaError> {
         self.turn(|_| Ok(()))
     }
+}
+
+/// What a turn came to, once it is committed.
+struct Done<T> {
+    value: T,
+    events: Vec<Event>,
+    /// The tables it changed, with how often they have been changed now.
+    counted: Vec<(TableId, i64)>,
 }
 
 /// Reads the tables again and audits the triggers, if the file's schema has changed by whatever

@@ -13,7 +13,7 @@ use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
 
 use crate::{
-    Event, Origin, ReplicaError, identity, live,
+    Event, Origin, ReplicaError, identity, live_reads,
     outbox::{self, PendingIndex},
     tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
     told, unknown,
@@ -35,6 +35,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) numbers: Numbers,
     /// What to tell once it is committed.
     pub(crate) events: Vec<Event>,
+    /// The tables it changed, with how often they have been changed now.
+    pub(crate) counted: Vec<(TableId, i64)>,
     read: Numbers,
 }
 
@@ -111,6 +113,7 @@ impl<'a> Turn<'a> {
             now,
             numbers: read,
             events: Vec::new(),
+            counted: Vec::new(),
             read,
         })
     }
@@ -124,7 +127,8 @@ impl<'a> Turn<'a> {
         }
         let changed: BTreeSet<TableId> = self.events.iter().flat_map(Event::tables).collect();
         for table in changed {
-            live::count_change(self.tx, table)?;
+            let count = live_reads::count_change(self.tx, table)?;
+            self.counted.push((table, count));
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Two engines on one file, as two processes have it: neither trusts what it remembers of the file.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod common;
 
+use anabranch_crdt::TableId;
 use anabranch_protocol::{Seq, SubscriptionSet};
-use anabranch_replica::Replica;
-use common::{Clock, NUMBERED, Site, change, column, cursor, delta, options, schema, shape};
+use anabranch_replica::{Event, Origin, Replica};
+use common::{Clock, KEYED, NUMBERED, Site, change, column, cursor, delta, options, schema, shape};
 
 #[test]
 fn what_one_writes_the_other_does_not_evict() {
@@ -54,4 +56,43 @@ fn a_schema_that_one_adopts_the_other_follows() {
     first.run("INSERT INTO numbered VALUES (1, 'x', 5)");
     assert_eq!(common::written(&first.last().deltas[0]), [2, 3]);
     assert_eq!(first.replica.schema().version, 2);
+}
+
+#[test]
+fn what_another_engine_has_changed_is_told_by_table() {
+    let mut first = Site::new(1);
+    first.keep_everything();
+    let mut second = Replica::open(&first.path, options(&Clock::new(), 2)).unwrap();
+    let numbered = second.observe_table("numbered").unwrap();
+    let key = anabranch_crdt::RowKey(vec![anabranch_crdt::Value::Integer(7)]);
+    let row = second.observe_row("numbered", key).unwrap();
+    let elsewhere = |tables: &[TableId]| Event::Tables {
+        origin: Origin::Elsewhere,
+        tables: tables.to_vec(),
+    };
+    // Sealed by the other engine, and merged by it.
+    first.run(
+        "INSERT INTO numbered VALUES (1, 'x'); INSERT INTO keyed(tenant, number) VALUES ('a', 1)",
+    );
+    second.seal_foreign_writes().unwrap();
+    assert_eq!(second.take_events(), [elsewhere(&[KEYED, NUMBERED])]);
+    assert_eq!(numbered.take(), [elsewhere(&[NUMBERED])]);
+    assert_eq!(row.take(), [elsewhere(&[NUMBERED])]);
+    second.seal_foreign_writes().unwrap();
+    assert!(second.take_events().is_empty());
+    let mut author = Site::new(9);
+    author.run("INSERT INTO numbered VALUES (5, 'theirs')");
+    first.hear(&author.pending());
+    // Noticed by an own write too, before it; and of one's own writes nothing is told twice.
+    second
+        .transaction(|tx| tx.execute("INSERT INTO numbered VALUES (2, 'mine')", []))
+        .unwrap();
+    let told = second.take_events();
+    assert_eq!(told[0], elsewhere(&[NUMBERED]));
+    assert_eq!(told.len(), 3, "{told:?}");
+    second.seal_foreign_writes().unwrap();
+    assert!(second.take_events().is_empty());
+    first.replica.take_events();
+    first.replica.seal_foreign_writes().unwrap();
+    assert_eq!(first.replica.take_events(), [elsewhere(&[NUMBERED])]);
 }

@@ -116,6 +116,35 @@ fn key(table: &TableSql, row: &Row<'_>) -> Result<(Option<RowKey>, RowKey), Tabl
     Ok((differs.then_some(RowKey(spelled)), RowKey(key)))
 }
 
+/// The newest write to a table that is captured and not sealed, of those to rows whose packed key
+/// `matters`. Where more than `most` wait, the newest of all.
+pub fn newest_captured(
+    conn: &Connection,
+    held: &TableSql,
+    most: usize,
+    matters: impl Fn(&[u8]) -> bool,
+) -> Result<Option<i64>, TablesError> {
+    let mut query = conn.prepare_cached(
+        "SELECT tbl, op, changed, k0, k1, k2, k3, k4, k5, k6, k7, id \
+         FROM anabranch_capture WHERE tbl = ?1 ORDER BY id DESC",
+    )?;
+    let mut rows = query.query([held.id().0])?;
+    let mut newest = None;
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        newest = newest.max(row.get(11)?);
+        if looked_at == most {
+            return Ok(newest);
+        }
+        looked_at += 1;
+        let (_, key) = key(held, row)?;
+        if matters(&super::key::pack(&key)) {
+            return row.get(11).map_err(TablesError::from);
+        }
+    }
+    Ok(None)
+}
+
 fn masks(changed: ValueRef<'_>) -> Vec<u64> {
     match changed {
         ValueRef::Integer(mask) => vec![mask.cast_unsigned()],

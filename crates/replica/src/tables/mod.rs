@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use anabranch_crdt::TableId;
 use anabranch_shape::schema::Schema;
 
-pub use capture::is_waiting;
+pub use capture::{is_waiting, newest_captured};
 pub use error::TablesError;
 pub use forget::Forgotten;
 pub use merge::{Incoming, Outcome};

@@ -281,6 +281,28 @@ impl TableSql {
         Ok(())
     }
 
+    /// Visits the packed keys that begin with `prefix`, with their packed clocks, in their order.
+    pub fn each_clock_under(
+        &self,
+        conn: &Connection,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), TablesError> {
+        let clocks = super::table::clock_table(self.id());
+        let sql = format!("SELECT key, clock FROM {clocks} WHERE key >= ?1 ORDER BY key");
+        let mut query = conn.prepare_cached(&sql)?;
+        let mut rows = query.query([prefix])?;
+        while let Some(row) = rows.next()? {
+            let blob = |at| Ok::<_, rusqlite::Error>(row.get_ref(at)?.as_blob()?);
+            let key = blob(0)?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            visit(key, blob(1)?);
+        }
+        Ok(())
+    }
+
     /// The packed keys of the rows in any of `shapes`; of those in none if that is empty.
     pub fn keys_in(
         &self,
