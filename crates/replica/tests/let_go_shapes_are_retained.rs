@@ -6,7 +6,7 @@ mod common;
 use anabranch_crdt::{Delta, Millis, RowKey, RowState, Value};
 use anabranch_protocol::{Seq, SubscriptionId, SubscriptionSet, limits::SUBSCRIPTIONS_MAX};
 use anabranch_replica::{OpenOptions, Replica, limits::RETAINED_AGE_MAX_MS};
-use common::{Clock, DRIFT_MS, NUMBERED, Site, change, cursor, delta, options, shape};
+use common::{Clock, NUMBERED, Site, change, cursor, delta, options, shape};
 
 fn retaining(clock: &Clock, rows_max: u64) -> OpenOptions {
     OpenOptions {
@@ -174,7 +174,11 @@ fn what_is_too_old_goes_at_the_next_opportunity() {
         site.clock.advance(1);
         let now = site.clock.now();
         match occasion {
-            0 => drop(site.replica.welcome(now, DRIFT_MS, Seq(0), None).unwrap()),
+            0 => drop(
+                site.replica
+                    .welcome(&common::welcome(now, Seq(0)), None)
+                    .unwrap(),
+            ),
             1 => drop(site.replica.subscribe(&shape("other")).unwrap()),
             _ => drop(Replica::open(&site.path, retaining(&site.clock, 100)).unwrap()),
         }
