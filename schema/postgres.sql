@@ -23,13 +23,16 @@ create table if not exists anabranch.meta (
 );
 
 -- The replicated tables. Numbers are never used again. The table's trigger function holds good while
--- its signature is `signature`.
+-- its signature is `signature`. `rules` has what was declared otherwise than usual: how columns merge
+-- (`merge`, by column number), what a delete does (`delete`), what becomes of children (`reference`, by
+-- the numbers of the referring columns, joined by commas).
 create table if not exists anabranch.tables (
     table_id  integer generated always as identity primary key,
     relid     oid    not null unique,
     name      text   not null,
     signature bigint not null
 );
+alter table anabranch.tables add column if not exists rules jsonb not null default '{}';
 
 -- A row's clock. `clock` is what the service last packed; the columns after it are what SQL writers
 -- did since. A row that nobody has touched since installation has none.
@@ -50,6 +53,8 @@ create table if not exists anabranch.clocks (
     swept          boolean not null default false,
     primary key (table_id, key)
 );
+-- The elements of sets that SQL has removed since `clock`: pairs of a column number and an element.
+alter table anabranch.clocks add column if not exists removed jsonb;
 
 -- The values of rows that are not in their table, by column number, so that one that comes back is
 -- whole.
@@ -86,6 +91,26 @@ begin
 end
 $$;
 
+-- The elements of sets, which come by column number, as pairs of that number and the element.
+create or replace function anabranch.elements(sets jsonb) returns setof jsonb
+language sql immutable parallel safe as $$
+    select jsonb_build_array(held.key::integer, element.value)
+    from jsonb_each(sets) held
+    cross join lateral jsonb_array_elements(case jsonb_typeof(held.value)
+        when 'array' then held.value else jsonb_build_array(held.value) end) element
+$$;
+
+-- `removed`, with the elements of `held` that `kept` lacks. Elements are told apart by their text.
+create or replace function anabranch.removed(removed jsonb, held jsonb, kept jsonb) returns jsonb
+language sql immutable parallel safe as $$
+    select jsonb_agg(gone.element) from (
+        select element from jsonb_array_elements(removed) element
+        union
+        select element from anabranch.elements(held) element
+        where element::text not in (select kept::text from anabranch.elements(kept) kept)
+    ) gone
+$$;
+
 -- A clock reading: now.
 create or replace function anabranch.hlc_now() returns bigint language sql volatile as $$
     select (extract(epoch from clock_timestamp()) * 1000)::bigint << 16
@@ -111,6 +136,8 @@ $$;
 --   fresh    whether the row has come into the table
 --   dead     whether it has left the table
 --   cells    if so, the texts of its columns outside the key, by column number
+--   old_sets the sets it had, by column number, and
+--   new_sets those it has; NULL where the table has none
 -- NULL where the table has no primary key.
 create or replace function anabranch.images(relation oid, hlc text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -121,8 +148,11 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
         cross join unnest(x.indkey) with ordinality as part (attnum, number)
         join pg_attribute a on a.attrelid = x.indrelid and a.attnum = part.attnum
         where x.indrelid = relation and x.indisprimary
+    ), rules as (
+        select t.rules -> 'merge' as merge from anabranch.tables t where t.relid = relation
     ), positions as (
         select number, a.attname as name,
+               (select r.merge ->> number::text from rules r) is not distinct from 'set' as is_set,
                format('case when r.%1$I is distinct from null then concat(r.%1$I) end', a.attname) as old,
                format('case when n.%1$I is distinct from null then concat(n.%1$I) end', a.attname) as new
         from generate_series(1, (
@@ -147,35 +177,48 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                 string_agg(case when name is null then 'null'
                     else format('case when %s is distinct from %s then %s end', old, new, hlc) end,
                     ', ' order by number))
-                as changed_columns
+                as changed_columns,
+            coalesce('jsonb_build_object(' || string_agg(
+                format($f$%L, coalesce(r.%I::jsonb, '[]')$f$, number, name), ', ')
+                filter (where is_set and name is not null) || ')', 'null::jsonb')
+                as old_sets,
+            coalesce('jsonb_build_object(' || string_agg(
+                format($f$%L, coalesce(n.%I::jsonb, '[]')$f$, number, name), ', ')
+                filter (where is_set and name is not null) || ')', 'null::jsonb')
+                as new_sets
         from positions
     )
     select jsonb_build_object(
         'INSERT', format($q$
-            select %s as key, %s as changes, true as fresh, false as dead, null::text[] as cells
-            from new_rows r order by 1 $q$, key, all_columns),
+            select %s as key, %s as changes, true as fresh, false as dead, null::text[] as cells,
+                   null::jsonb as old_sets, %s as new_sets
+            from new_rows r order by 1 $q$, key, all_columns, old_sets),
         'UPDATE', format($q$
             select coalesce(r."anabranch.key", n."anabranch.key") as key,
                    case when r."anabranch.key" is null then %2$s
                         when n."anabranch.key" is not null then %3$s end as changes,
                    r."anabranch.key" is null as fresh, n."anabranch.key" is null as dead,
-                   case when n."anabranch.key" is null then %4$s end as cells
+                   case when n."anabranch.key" is null then %4$s end as cells,
+                   case when r."anabranch.key" is not null then %5$s end as old_sets,
+                   case when n."anabranch.key" is not null then %6$s end as new_sets
             from (select %1$s as "anabranch.key", r.* from old_rows r) r
             full join (select %1$s as "anabranch.key", r.* from new_rows r) n
                 on n."anabranch.key" = r."anabranch.key"
-            order by 1 $q$, key, all_columns, changed_columns, cells),
+            order by 1 $q$, key, all_columns, changed_columns, cells, old_sets, new_sets),
         'DELETE', format($q$
-            select %s as key, null::bigint[] as changes, false as fresh, true as dead, %s as cells
+            select %s as key, null::bigint[] as changes, false as fresh, true as dead, %s as cells,
+                   null::jsonb as old_sets, null::jsonb as new_sets
             from old_rows r order by 1 $q$, key, cells),
         'TRUNCATE', format($q$
-            select %s as key, null::bigint[] as changes, false as fresh, true as dead, %s as cells
+            select %s as key, null::bigint[] as changes, false as fresh, true as dead, %s as cells,
+                   null::jsonb as old_sets, null::jsonb as new_sets
             from %s r order by 1 $q$, key, cells, relation::regclass))
     from expressions where key is not null
 $$;
 
 -- Makes a table's trigger function. It stamps what a statement of another program did. No merge
--- logic: it notes, per row, which columns were written and whether the row was added or deleted,
--- always above everything in the row. An update that changes nothing still touches the clock row, so
+-- logic: it notes, per row, which columns were written, whether the row was added or deleted, and which
+-- elements of sets are gone, always above everything in the row. An update that changes nothing still touches the clock row, so
 -- that a row in the log without one means that the trigger was bypassed. To the engine a row with
 -- another key is another row: a changed key is a delete and an insert.
 --
@@ -185,6 +228,10 @@ create or replace function anabranch.prepare_trigger(relation oid, number intege
 language plpgsql as $$
 declare
     images constant jsonb := anabranch.images(relation, 'now_hlc');
+    -- Whether an update says that the row is there.
+    updates_add constant boolean := (
+        select (t.rules ->> 'delete') is distinct from 'wins_over_update'
+        from anabranch.tables t where t.relid = relation);
 begin
     execute format($create$
         create or replace function anabranch.%I() returns trigger
@@ -202,8 +249,9 @@ declare
     image   text;
     images  refcursor;
     touched record;
-    live    boolean;
+    written boolean;
     buried  boolean;
+    old_sets jsonb;
 begin
     if altered then
         image := anabranch.images(tg_relid, now_hlc || '::bigint') ->> tg_op;
@@ -224,13 +272,14 @@ begin
     loop
         fetch images into touched;
         exit when not found;
-        live := coalesce(array_remove(touched.changes, null) <> '{}', false);
+        written := coalesce(array_remove(touched.changes, null) <> '{}', false);
         insert into anabranch.clocks as c
             (table_id, key, newest, born_before, server, server_live, swept)
-        values (this, touched.key, case when live then now_hlc else 0 end, not touched.fresh,
-                touched.changes, case when live then now_hlc end, touched.dead)
+        values (this, touched.key, case when written then now_hlc else 0 end, not touched.fresh,
+                touched.changes, case when written and (touched.fresh or %s) then now_hlc end,
+                touched.dead)
         on conflict (table_id, key) do update set
-            newest = case when excluded.server_live is null then c.newest
+            newest = case when excluded.newest = 0 then c.newest
                 else greatest(excluded.newest, c.newest + 1) end,
             server = case when c.server is null and excluded.newest > c.newest
                 then excluded.server
@@ -242,6 +291,20 @@ begin
                 else c.server_removed or excluded.swept end,
             swept = c.swept or excluded.swept
         returning c.clock is not null or c.swept into buried;
+        if touched.new_sets is not null then
+            old_sets := touched.old_sets;
+            if touched.fresh and buried then
+                select jsonb_object_agg(s.key, coalesce(t.cells[s.key::integer], '[]')::jsonb)
+                into old_sets
+                from anabranch.tombstones t cross join jsonb_each(touched.new_sets) s
+                where t.table_id = this and t.key = touched.key;
+            end if;
+            if old_sets::text <> touched.new_sets::text then
+                update anabranch.clocks c
+                set removed = anabranch.removed(c.removed, old_sets, touched.new_sets)
+                where c.table_id = this and c.key = touched.key;
+            end if;
+        end if;
         if touched.dead then
             insert into anabranch.tombstones (table_id, key, cells)
             values (this, touched.key, touched.cells)
@@ -255,7 +318,8 @@ begin
     return null;
 end
 $body$, number, anabranch.signature(relation),
-        images ->> 'INSERT', images ->> 'UPDATE', images ->> 'DELETE', images ->> 'TRUNCATE'));
+        images ->> 'INSERT', images ->> 'UPDATE', images ->> 'DELETE', images ->> 'TRUNCATE',
+        case when updates_add then 'true' else 'false' end));
 end
 $$;
 

@@ -59,8 +59,8 @@ impl Database {
 
     pub(crate) async fn store(&self) -> PostgresStore {
         let options = PostgresOptions {
-            url: self.url.clone(),
             slot: self.slot.clone(),
+            ..PostgresOptions::new(&self.url)
         };
         PostgresStore::connect(&options).await.unwrap()
     }

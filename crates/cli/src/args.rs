@@ -150,6 +150,9 @@ pub(crate) struct InstallArgs {
     pub(crate) postgres: PostgresArgs,
     #[command(flatten)]
     pub(crate) tables: TableChoice,
+    /// The service's configuration, whose `[tables]` say how the tables merge
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -4,23 +4,29 @@ use std::{path::Path, sync::Arc};
 
 use anabranch_postgres::{PostgresOptions, PostgresStore, TableSelection};
 use anabranch_service::config::StoreConfig;
+use anabranch_shape::rules::Rules;
 use anabranch_store::{Store, StoreError, embedded::EmbeddedStore};
 
 use crate::failure::Failure;
 
 /// Opens the store of a configuration.
-pub(crate) async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, Failure> {
+pub(crate) async fn open(config: &StoreConfig, rules: &Rules) -> Result<Arc<dyn Store>, Failure> {
     match config {
-        StoreConfig::Postgres { url, slot } => open_postgres(url, slot).await,
-        StoreConfig::Embedded { path, schema } => open_embedded(path, schema.as_deref()),
+        StoreConfig::Postgres { url, slot } => open_postgres(url, slot, rules).await,
+        StoreConfig::Embedded { path, schema } => open_embedded(path, schema.as_deref(), rules),
     }
 }
 
 /// Opens a Postgres database in which Anabranch is installed.
-pub(crate) async fn open_postgres(url: &str, slot: &str) -> Result<Arc<dyn Store>, Failure> {
+pub(crate) async fn open_postgres(
+    url: &str,
+    slot: &str,
+    rules: &Rules,
+) -> Result<Arc<dyn Store>, Failure> {
     let options = PostgresOptions {
         url: url.to_owned(),
         slot: slot.to_owned(),
+        rules: rules.clone(),
     };
     Ok(Arc::new(PostgresStore::connect(&options).await?))
 }
@@ -29,13 +35,18 @@ pub(crate) async fn open_postgres(url: &str, slot: &str) -> Result<Arc<dyn Store
 pub(crate) async fn install_postgres(
     url: &str,
     tables: Option<Vec<String>>,
+    rules: &Rules,
 ) -> Result<Vec<String>, Failure> {
     let tables = tables.map_or(TableSelection::All, TableSelection::Named);
-    Ok(anabranch_postgres::install(url, &tables).await?)
+    Ok(anabranch_postgres::install_with(url, &tables, rules).await?)
 }
 
 /// Opens an embedded store; where its file is new, the SQL in the file `schema` makes its tables.
-pub(crate) fn open_embedded(path: &Path, schema: Option<&Path>) -> Result<Arc<dyn Store>, Failure> {
+pub(crate) fn open_embedded(
+    path: &Path,
+    schema: Option<&Path>,
+    rules: &Rules,
+) -> Result<Arc<dyn Store>, Failure> {
     let sql = schema
         .map(std::fs::read_to_string)
         .transpose()
@@ -50,7 +61,11 @@ pub(crate) fn open_embedded(path: &Path, schema: Option<&Path>) -> Result<Arc<dy
                 .advising("name the file that makes its tables as `store.schema`, or another file"),
         );
     }
-    Ok(Arc::new(EmbeddedStore::open(path, sql.as_deref())?))
+    Ok(Arc::new(EmbeddedStore::open_with(
+        path,
+        sql.as_deref(),
+        rules,
+    )?))
 }
 
 impl From<StoreError> for Failure {

@@ -17,6 +17,7 @@ fn schema() -> Schema {
         nullable: false,
         has_default: false,
         bytewise_order: true,
+        merge: Default::default(),
     };
     let table = |id_of, name: &str| Table {
         id: TableId(id_of),
@@ -25,6 +26,7 @@ fn schema() -> Schema {
         columns: vec![id.clone()],
         primary_key: vec![ColumnId(1)],
         foreign_keys: vec![],
+        delete: Default::default(),
     };
     Schema {
         version: 1,

@@ -77,6 +77,7 @@ fn a_file_that_takes_nothing_in_is_not_tried_for_ever() {
         columns: vec![],
         primary_key: vec![],
         foreign_keys: vec![],
+        delete: Default::default(),
     };
     let mut unwelcome = welcome();
     if let ServerFrame::Welcome { schema, .. } = &mut unwelcome {

@@ -2,14 +2,16 @@
 
 use alloc::vec::Vec;
 
-use crate::{ColumnId, Existence, Hlc, Stamp};
+use crate::{ColumnId, ColumnState, Existence, Hlc, Stamp, Value};
 
-/// The stamps of a row's registers and its existence: the whole CRDT state of a row but for the
-/// values, which the row itself holds.
+/// The stamps of a row's registers, its counters and sets, and its existence: the whole CRDT state
+/// of a row but for the registers' values, which the row itself holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RowClock {
     /// The registers' stamps, in column order, at most one a column.
     registers: Vec<(ColumnId, Stamp)>,
+    /// The columns that are no registers, in column order.
+    columns: Vec<(ColumnId, ColumnState)>,
     /// Whether the row is in the table.
     pub existence: Existence,
 }
@@ -19,6 +21,7 @@ impl RowClock {
     pub const fn new() -> Self {
         Self {
             registers: Vec::new(),
+            columns: Vec::new(),
             existence: Existence::new(),
         }
     }
@@ -63,6 +66,70 @@ impl RowClock {
         self.registers.retain(|(held, _)| *held != column);
     }
 
+    /// The columns that are no registers, in column order.
+    pub fn columns(&self) -> &[(ColumnId, ColumnState)] {
+        &self.columns
+    }
+
+    /// The state of a column that is no register, if anything is known of it.
+    pub fn column(&self, column: ColumnId) -> Option<&ColumnState> {
+        let place = self.column_place(column).ok()?;
+        self.columns.get(place).map(|(_, state)| state)
+    }
+
+    /// Sets the state of a column that is no register, whatever it was. Not a merge.
+    pub fn set_column(&mut self, column: ColumnId, state: ColumnState) {
+        match self.column_place(column) {
+            Ok(place) => {
+                if let Some(held) = self.columns.get_mut(place) {
+                    held.1 = state;
+                }
+            }
+            Err(place) => self.columns.insert(place, (column, state)),
+        }
+    }
+
+    /// Joins in what is known of a column that is no register; whether that changed anything.
+    pub fn join_column(&mut self, column: ColumnId, state: &ColumnState) -> bool {
+        match self.column_place(column) {
+            Ok(place) => {
+                let held = self.columns.get_mut(place);
+                held.is_some_and(|(_, held)| held.merge(state))
+            }
+            Err(place) => {
+                self.columns.insert(place, (column, state.clone()));
+                true
+            }
+        }
+    }
+
+    /// Settles what was added to counters; see [`Counter::settle`](crate::Counter::settle). Whether
+    /// there was any.
+    pub fn settle(&mut self) -> bool {
+        let mut settled = false;
+        for (_, state) in &mut self.columns {
+            if let ColumnState::Counter(counter) = state {
+                settled |= counter.settle();
+            }
+        }
+        settled
+    }
+
+    /// What a column that is no register holds.
+    pub fn shown(&self, column: ColumnId) -> Option<&Value> {
+        self.column(column).map(ColumnState::shown)
+    }
+
+    /// Whether anything is known of the column, of whatever kind it is.
+    pub fn knows(&self, column: ColumnId) -> bool {
+        self.position(column).is_ok() || self.column_place(column).is_ok()
+    }
+
+    fn column_place(&self, column: ColumnId) -> Result<usize, usize> {
+        self.columns
+            .binary_search_by_key(&column, |(held, _)| *held)
+    }
+
     /// Where the column's register is, or where it would go.
     pub(crate) fn position(&self, column: ColumnId) -> Result<usize, usize> {
         self.registers
@@ -72,6 +139,9 @@ impl RowClock {
     /// The newest clock reading in the row: a write stamped above it wins every register.
     pub fn newest(&self) -> Hlc {
         let register = self.registers.iter().map(|(_, stamp)| stamp.hlc).max();
-        register.max(self.existence.newest()).unwrap_or(Hlc::ZERO)
+        let stamps = self.columns.iter().flat_map(|(_, state)| state.stamps());
+        let column = stamps.map(|stamp| stamp.hlc).max();
+        let newest = register.max(column).max(self.existence.newest());
+        newest.unwrap_or(Hlc::ZERO)
     }
 }

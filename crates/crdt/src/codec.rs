@@ -3,11 +3,18 @@
 //! One clock has one encoding, so that equal states are equal bytes. Written down byte by byte in
 //! `docs/storage.md`. Nothing here speaks to the network: frames are the protocol crate's.
 
-use alloc::vec::Vec;
+mod columns;
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use thiserror::Error;
 
-use crate::{ColumnId, Entry, Hlc, Life, ReplicaId, RowClock, RowState, Stamp, Value};
+use crate::{
+    ColumnId, ColumnState, Entry, Existence, Hlc, Life, ReplicaId, RowClock, RowState, Stamp, Value,
+};
 
 /// Why bytes are not a packed clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -27,7 +34,10 @@ pub enum DecodeError {
     Damaged(&'static str),
 }
 
-const FORM: u8 = 1;
+/// The form of rows that have registers only.
+const REGISTERS_ONLY: u8 = 1;
+/// The form of rows that have counters or sets too.
+const ALL_COLUMNS: u8 = 2;
 const STAMP_BYTES: usize = 24;
 
 impl RowClock {
@@ -46,23 +56,24 @@ impl RowClock {
         groups.sort_unstable_by_key(|(stamp, _)| core::cmp::Reverse(*stamp));
 
         let mut out = Vec::with_capacity(40);
-        out.push(FORM);
+        let mut references = References::new(groups.iter().map(|(stamp, _)| *stamp));
+        let plain = self.columns().is_empty();
+        out.push(if plain { REGISTERS_ONLY } else { ALL_COLUMNS });
         put_varint(&mut out, groups.len());
         for (stamp, columns) in &groups {
             put_stamp(&mut out, *stamp);
             put_columns(&mut out, columns);
         }
-        put_varint(&mut out, self.existence.entries().len());
-        for entry in self.existence.entries() {
-            let group = groups.iter().position(|(stamp, _)| *stamp == entry.stamp);
-            let reference = group.map_or(0, |index| index.saturating_add(1));
-            put_varint(
-                &mut out,
-                (reference << 1) | usize::from(entry.life == Life::Removed),
-            );
-            if reference == 0 {
-                put_stamp(&mut out, entry.stamp);
+        if !plain {
+            let more = references.extend(self.columns());
+            put_varint(&mut out, more.len());
+            for stamp in more {
+                put_stamp(&mut out, stamp);
             }
+        }
+        references.put_existence(&mut out, &self.existence);
+        if !plain {
+            columns::put(&mut out, self.columns(), &references);
         }
         out
     }
@@ -70,10 +81,11 @@ impl RowClock {
     /// Reads a packed clock back.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = Input { rest: bytes };
-        match input.byte()? {
-            FORM => {}
+        let plain = match input.byte()? {
+            REGISTERS_ONLY => true,
+            ALL_COLUMNS => false,
             other => return Err(DecodeError::UnknownForm(other)),
-        }
+        };
         let mut clock = Self::new();
         let mut stamps = Vec::new();
         for _ in 0..input.varint()? {
@@ -81,8 +93,14 @@ impl RowClock {
             stamps.push(stamp);
             input.columns(|column| clock.set(column, stamp))?;
         }
-        for _ in 0..input.varint()? {
-            clock.existence.join(input.entry(&stamps)?);
+        if !plain {
+            for _ in 0..input.varint()? {
+                stamps.push(input.stamp()?);
+            }
+        }
+        clock.existence = input.existence(&stamps)?;
+        if !plain {
+            columns::read(&mut input, &stamps, &mut clock)?;
         }
         if input.rest.is_empty() {
             Ok(clock)
@@ -104,7 +122,56 @@ impl RowState {
     }
 }
 
+/// The stamps that entries can refer to, numbered from 1.
+struct References {
+    /// Those of the registers, which are few.
+    groups: Vec<Stamp>,
+    /// Those that only other columns have, which may be many.
+    more: BTreeMap<Stamp, usize>,
+}
+
+impl References {
+    fn new(stamps: impl Iterator<Item = Stamp>) -> Self {
+        Self {
+            groups: stamps.collect(),
+            more: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the stamps of columns that are no registers; which are new, in their order.
+    fn extend(&mut self, columns: &[(ColumnId, ColumnState)]) -> Vec<Stamp> {
+        let stamps = columns.iter().flat_map(|(_, state)| state.stamps());
+        let new: BTreeSet<Stamp> = stamps.filter(|stamp| self.to(*stamp) == 0).collect();
+        let first = self.groups.len().saturating_add(1);
+        self.more = new.iter().copied().zip(first..).collect();
+        new.into_iter().collect()
+    }
+
+    /// The number of a stamp; 0 if it has none.
+    fn to(&self, stamp: Stamp) -> usize {
+        let place = self.groups.iter().position(|held| *held == stamp);
+        let number = place.map(|place| place.saturating_add(1));
+        number.unwrap_or_else(|| self.more.get(&stamp).copied().unwrap_or(0))
+    }
+
+    fn put_existence(&self, out: &mut Vec<u8>, existence: &Existence) {
+        put_varint(out, existence.entries().len());
+        for entry in existence.entries() {
+            let reference = self.to(entry.stamp);
+            let removed = usize::from(entry.life == Life::Removed);
+            put_varint(out, (reference << 1) | removed);
+            if reference == 0 {
+                put_stamp(out, entry.stamp);
+            }
+        }
+    }
+}
+
 fn put_varint(out: &mut Vec<u8>, number: usize) {
+    put_long_varint(out, u64::try_from(number).unwrap_or(u64::MAX));
+}
+
+fn put_long_varint(out: &mut Vec<u8>, number: u64) {
     let mut rest = number;
     while rest >= 0x80 {
         out.push(low_seven_bits(rest) | 0x80);
@@ -113,8 +180,7 @@ fn put_varint(out: &mut Vec<u8>, number: usize) {
     out.push(low_seven_bits(rest));
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
-const fn low_seven_bits(number: usize) -> u8 {
+const fn low_seven_bits(number: u64) -> u8 {
     (number & 0x7f) as u8
 }
 
@@ -156,6 +222,10 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
 
 fn put_bytes(out: &mut Vec<u8>, class: u8, bytes: &[u8]) {
     out.push(class);
+    put_long_bytes(out, bytes);
+}
+
+fn put_long_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len());
     out.extend_from_slice(bytes);
 }
@@ -178,7 +248,7 @@ impl<'a> Input<'a> {
         self.take(1)?.first().copied().ok_or(DecodeError::Truncated)
     }
 
-    /// Numbers here count columns and replicas of one row, so three bytes are plenty.
+    /// Numbers here count columns, replicas and elements of one row, so three bytes are plenty.
     fn varint(&mut self) -> Result<usize, DecodeError> {
         let mut number = 0;
         for shift in [0, 7, 14] {
@@ -189,6 +259,11 @@ impl<'a> Input<'a> {
             }
         }
         Err(DecodeError::Damaged("a number is too long"))
+    }
+
+    fn existence(&mut self, stamps: &[Stamp]) -> Result<Existence, DecodeError> {
+        let entries = 0..self.varint()?;
+        entries.map(|_| self.entry(stamps)).collect()
     }
 
     fn stamp(&mut self) -> Result<Stamp, DecodeError> {
@@ -222,13 +297,18 @@ impl<'a> Input<'a> {
         } else {
             Life::Removed
         };
-        let stamp = match (head >> 1).checked_sub(1) {
-            None => self.stamp()?,
-            Some(group) => *stamps.get(group).ok_or(DecodeError::Damaged(
-                "an entry refers to a stamp that is not there",
-            ))?,
-        };
+        let stamp = self.referred(head >> 1, stamps)?;
         Ok(Entry { stamp, life })
+    }
+
+    /// The stamp that a reference means: the one that follows, or one that came before.
+    fn referred(&mut self, reference: usize, stamps: &[Stamp]) -> Result<Stamp, DecodeError> {
+        match reference.checked_sub(1) {
+            None => self.stamp(),
+            Some(place) => stamps.get(place).copied().ok_or(DecodeError::Damaged(
+                "an entry refers to a stamp that is not there",
+            )),
+        }
     }
 }
 

@@ -104,6 +104,13 @@ impl Existence {
         changed
     }
 
+    /// This existence without the entries that `refused` put there.
+    pub fn without(&self, refused: &Self) -> Self {
+        let entries = self.entries.iter();
+        let kept = entries.filter(|entry| !refused.entries.contains(entry));
+        kept.copied().collect()
+    }
+
     /// The newest clock reading in it.
     pub fn newest(&self) -> Option<Hlc> {
         self.entries.iter().map(|entry| entry.stamp.hlc).max()

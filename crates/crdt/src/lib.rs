@@ -6,8 +6,8 @@
 //! are deliberately not `Serialize`; the protocol crate owns their twins for the wire.
 //!
 //! A table is an observed-remove set of primary keys whose elements carry last-writer-wins
-//! registers. A [`RowState`] is one element: its registers with their stamps and its
-//! [`Existence`]. A partial row state is a *delta*, and [`merge()`] joins a delta into what is held:
+//! registers, [`Counter`]s and [`ElementSet`]s. A [`RowState`] is one element: its registers with
+//! their stamps, its other columns, and its [`Existence`]. A partial row state is a *delta*, and [`merge()`] joins a delta into what is held:
 //! commutative, associative and idempotent, so that deltas may come late, twice and in any order.
 //!
 //! ```
@@ -36,20 +36,27 @@ extern crate alloc;
 
 mod clock;
 mod codec;
+mod column;
+mod counter;
 mod existence;
 mod hlc;
 mod ids;
+mod json;
 mod merge;
 mod row;
+mod set;
 mod stamp;
 mod value;
 
 pub use clock::RowClock;
 pub use codec::DecodeError;
+pub use column::{ColumnState, MergeKind};
+pub use counter::{Counter, Increment, Total};
 pub use existence::{Entry, Existence, Life};
 pub use hlc::{Hlc, HlcClock, HlcError, Millis};
 pub use ids::{ColumnId, Delta, RowKey, TableId};
 pub use merge::{Merged, merge};
 pub use row::RowState;
+pub use set::{Element, ElementSet, elements_of, is_spelled};
 pub use stamp::{ReplicaId, Stamp};
 pub use value::{Real, Value};

@@ -12,7 +12,8 @@ use crate::{ColumnId, RowClock, RowState, Stamp, Value};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Merged {
-    /// The incoming columns whose values must now be written, in column order.
+    /// The incoming columns whose values must now be written, in column order: of a register the
+    /// incoming value, of a counter or set what the clock [shows](RowClock::shown).
     pub won: Vec<ColumnId>,
     /// Whether the row was in the table before.
     pub was_present: bool,
@@ -81,13 +82,32 @@ pub(crate) fn join(row: &mut impl Row, incoming: &RowState) -> Merged {
             won.push(column);
         }
     }
+    let columns_changed = join_columns(row.clock(), incoming.clock(), &mut won);
     let existence_changed = row.clock().existence.merge(incoming.existence());
     Merged {
-        changed: existence_changed || !won.is_empty(),
+        changed: existence_changed || columns_changed || !won.is_empty(),
         won,
         was_present,
         is_present: row.clock().existence.is_present(),
     }
+}
+
+/// Joins the columns that are no registers, and adds to `won` those that now show something else;
+/// whether anything changed.
+fn join_columns(held: &mut RowClock, incoming: &RowClock, won: &mut Vec<ColumnId>) -> bool {
+    let mut changed = false;
+    for (column, state) in incoming.columns() {
+        let before = held.shown(*column).cloned();
+        changed |= held.join_column(*column, state);
+        if before.as_ref() != held.shown(*column) {
+            won.push(*column);
+        }
+    }
+    if !incoming.columns().is_empty() {
+        won.sort_unstable();
+        won.dedup();
+    }
+    changed
 }
 
 /// A row whose values lie elsewhere.

@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use crate::{
-    ColumnId, Existence, Merged, RowClock, Stamp, Value,
+    ColumnId, ColumnState, Existence, Merged, RowClock, Stamp, Value,
     merge::{Row, join},
 };
 
-/// What is known of one row: some or all of its registers, some or all of its existence. Local
+/// What is known of one row: some or all of its columns, some or all of its existence. Local
 /// operations, rows of a snapshot and remote operations are all row states, and differ only in how
 /// much they know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -55,6 +55,11 @@ impl RowState {
         }
     }
 
+    /// Sets a column that is no register, whatever it held. Not a merge.
+    pub fn set_column(&mut self, column: ColumnId, state: ColumnState) {
+        self.clock.set_column(column, state);
+    }
+
     /// The registers: column, stamp and value, in column order.
     pub fn cells(&self) -> impl ExactSizeIterator<Item = (ColumnId, Stamp, &Value)> {
         let registers = self.clock.registers().iter();
@@ -63,9 +68,26 @@ impl RowState {
             .map(|((column, stamp), value)| (*column, *stamp, value))
     }
 
-    /// The value of a column, if this state knows it.
+    /// The value of a column of whatever kind, if this state knows it.
     pub fn value(&self, column: ColumnId) -> Option<&Value> {
-        self.values.get(self.clock.position(column).ok()?)
+        match self.clock.position(column) {
+            Ok(position) => self.values.get(position),
+            Err(_) => self.clock.shown(column),
+        }
+    }
+
+    /// The columns that this state knows, of whatever kind.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnId> {
+        let registers = self.clock.registers().iter().map(|(column, _)| *column);
+        registers.chain(self.clock.columns().iter().map(|(column, _)| *column))
+    }
+
+    /// How many bytes the columns take in memory, about: for limits and accounting.
+    pub fn size_bytes(&self) -> usize {
+        let values = self.values.iter().map(Value::size_bytes);
+        let columns = self.clock.columns().iter();
+        let columns = columns.map(|(_, state)| state.size_bytes());
+        values.chain(columns).fold(0, usize::saturating_add)
     }
 
     /// The clocks, apart from the values.
@@ -83,12 +105,17 @@ impl RowState {
         &mut self.clock.existence
     }
 
-    /// This state, without the registers of columns that `keep` refuses.
+    /// This state, without the columns that `keep` refuses.
     pub fn project(&self, mut keep: impl FnMut(ColumnId) -> bool) -> Self {
         let mut kept = Self::of_existence(self.clock.existence.clone());
         for (column, stamp, value) in self.cells() {
             if keep(column) {
                 kept.set(column, stamp, value.clone());
+            }
+        }
+        for (column, state) in self.clock.columns() {
+            if keep(*column) {
+                kept.set_column(*column, state.clone());
             }
         }
         kept
@@ -106,7 +133,9 @@ impl Row for RowState {
     }
 
     fn compare_held(&mut self, column: ColumnId, incoming: &Value) -> Ordering {
-        self.value(column).cmp(&Some(incoming))
+        let held = self.clock.position(column).ok();
+        let held = held.and_then(|position| self.values.get(position));
+        held.cmp(&Some(incoming))
     }
 
     fn take(&mut self, column: ColumnId, stamp: Stamp, incoming: &Value) {

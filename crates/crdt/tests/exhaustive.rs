@@ -7,11 +7,15 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_crdt::{ColumnId, HlcClock, Millis, ReplicaId, RowState, Stamp, Value};
+use anabranch_crdt::{
+    ColumnId, ColumnState, HlcClock, MergeKind, Millis, ReplicaId, RowState, Stamp, Value,
+};
 
 const REPLICAS: usize = 3;
 const A: ColumnId = ColumnId(1);
 const B: ColumnId = ColumnId(2);
+const COUNT: ColumnId = ColumnId(3);
+const LABELS: ColumnId = ColumnId(4);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -19,9 +23,15 @@ enum Kind {
     UpdateA,
     UpdateB,
     Delete,
+    /// Adds to the counter: each operation another power of three, so that sums tell which.
+    Count,
+    /// Adds the label, and removes it.
+    Label,
+    Unlabel,
 }
 
-const KINDS: [Kind; 4] = [Kind::Insert, Kind::UpdateA, Kind::UpdateB, Kind::Delete];
+const ROWS: &[Kind] = &[Kind::Insert, Kind::UpdateA, Kind::UpdateB, Kind::Delete];
+const COLUMNS: &[Kind] = &[Kind::Count, Kind::Label, Kind::Unlabel];
 
 impl Kind {
     fn writes(self, column: ColumnId) -> bool {
@@ -29,7 +39,7 @@ impl Kind {
             Self::Insert => true,
             Self::UpdateA => column == A,
             Self::UpdateB => column == B,
-            Self::Delete => false,
+            _ => false,
         }
     }
 }
@@ -51,9 +61,10 @@ impl Operation {
     }
 }
 
-/// What the model says of a row: whether it is there, and its two columns.
+/// What the model says of a row: whether it is there, its two registers, its counter, and whether its
+/// set has the label.
 #[derive(Debug, PartialEq)]
-struct Shown(bool, Option<Value>, Option<Value>);
+struct Shown(bool, Option<Value>, Option<Value>, i64, bool);
 
 #[derive(Clone)]
 struct World {
@@ -96,21 +107,43 @@ impl World {
                 operation.delta.set(column, stamp, operation.value());
             }
         }
+        if let Some((column, merge, value)) = self.other_write(replica, kind) {
+            let held = self.states[replica].clock().column(column);
+            let written = merge.write(held, &value, stamp).unwrap();
+            operation.delta.set_column(column, written);
+        }
         let _ = self.states[replica].merge(&operation.delta);
         self.check_own_write(replica, &operation);
         self.heard[replica] |= 1 << self.operations.len();
         self.operations.push(operation);
     }
 
+    /// The column that is no register that an operation writes, and what it writes there.
+    fn other_write(&self, replica: usize, kind: Kind) -> Option<(ColumnId, MergeKind, Value)> {
+        let Shown(.., count, _) = shown(&self.states[replica]);
+        let amount = 3_i64.pow(u32::try_from(self.operations.len()).unwrap());
+        Some(match kind {
+            Kind::Count => (COUNT, MergeKind::Counter, Value::Integer(count + amount)),
+            Kind::Label => (LABELS, MergeKind::Set, Value::text("[1]")),
+            Kind::Unlabel => (LABELS, MergeKind::Set, Value::Null),
+            _ => return None,
+        })
+    }
+
     /// Whoever writes sees what it wrote, whatever its wall clock says: a stamp lies above all that
     /// its replica has heard of.
     fn check_own_write(&self, replica: usize, operation: &Operation) {
-        let Shown(present, a, b) = shown(&self.states[replica]);
+        let Shown(present, a, b, _, labelled) = shown(&self.states[replica]);
         assert_eq!(present, operation.kind != Kind::Delete, "{operation:?}");
         for (column, held) in [(A, a), (B, b)] {
             if operation.kind.writes(column) {
                 assert_eq!(held, Some(operation.value()), "{operation:?}");
             }
+        }
+        match operation.kind {
+            Kind::Label => assert!(labelled),
+            Kind::Unlabel => assert!(!labelled),
+            _ => {}
         }
     }
 
@@ -146,7 +179,22 @@ impl World {
                 .max_by_key(|(_, write)| write.stamp)
                 .map(|(_, write)| write.value())
         };
-        Shown(present, latest(A), latest(B))
+        let counted = self.operations(heard);
+        let counted = counted.filter(|(_, each)| each.kind == Kind::Count);
+        let count = counted.map(|(bit, _)| 3_i64.pow(bit.trailing_zeros()));
+        let labels = |kind| {
+            let each = self.operations(heard);
+            each.filter(move |(_, each)| each.kind == kind)
+        };
+        let unlabelled = labels(Kind::Unlabel).fold(0, |all, (_, each)| all | each.seen);
+        let mut labelled = labels(Kind::Label);
+        Shown(
+            present,
+            latest(A),
+            latest(B),
+            count.sum(),
+            labelled.any(|(bit, _)| unlabelled & bit == 0),
+        )
     }
 
     /// The replica shows what the model says, and holds what the deltas it has heard of make.
@@ -196,7 +244,21 @@ impl World {
 
 fn shown(state: &RowState) -> Shown {
     let value = |column| state.value(column).cloned();
-    Shown(state.existence().is_present(), value(A), value(B))
+    let count = match state.clock().column(COUNT) {
+        Some(ColumnState::Counter(counter)) => counter.value(),
+        _ => 0,
+    };
+    let labelled = match state.clock().column(LABELS) {
+        Some(ColumnState::Set(labels)) => labels.contains("1"),
+        _ => false,
+    };
+    Shown(
+        state.existence().is_present(),
+        value(A),
+        value(B),
+        count,
+        labelled,
+    )
 }
 
 /// Delivers the deltas in every order, each of them twice, and expects the same bytes each time.
@@ -215,6 +277,8 @@ fn each_order(state: &RowState, rest: &[RowState], expect: &[u8]) {
 }
 
 struct Search {
+    /// What replicas do.
+    kinds: &'static [Kind],
     /// How many operations a history has at most.
     operations_max: usize,
     /// Whether replicas only do what SQL lets them: insert what is not there, and update and delete
@@ -226,8 +290,14 @@ struct Search {
 }
 
 impl Search {
-    fn run(operations_max: usize, sensible: bool, walls: [u64; REPLICAS]) -> Self {
+    fn run(
+        kinds: &'static [Kind],
+        operations_max: usize,
+        sensible: bool,
+        walls: [u64; REPLICAS],
+    ) -> Self {
         let mut search = Self {
+            kinds,
             operations_max,
             sensible,
             histories: 0,
@@ -259,9 +329,14 @@ impl Search {
 
     fn operate(&mut self, world: &World) {
         for replica in 0..REPLICAS {
-            for kind in KINDS {
+            for kind in self.kinds.iter().copied() {
                 let present = world.states[replica].existence().is_present();
                 if self.sensible && present == (kind == Kind::Insert) {
+                    continue;
+                }
+                // Writing the set that is there already says nothing.
+                let Shown(.., labelled) = shown(&world.states[replica]);
+                if labelled && kind == Kind::Label || !labelled && kind == Kind::Unlabel {
                     continue;
                 }
                 let mut next = world.clone();
@@ -280,20 +355,28 @@ impl Search {
 
 #[test]
 fn replicas_with_one_wall_clock_that_do_what_sql_allows() {
-    let search = Search::run(4, true, [1, 1, 1]);
+    let search = Search::run(ROWS, 4, true, [1, 1, 1]);
     assert!(search.histories > 10_000, "{}", search.histories);
 }
 
 #[test]
 fn replicas_with_wrong_wall_clocks_that_do_what_sql_allows() {
-    let search = Search::run(4, true, [5, 1, 3]);
+    let search = Search::run(ROWS, 4, true, [5, 1, 3]);
     assert!(search.histories > 10_000, "{}", search.histories);
 }
 
 #[test]
 fn replicas_that_do_anything_at_any_time() {
-    let search = Search::run(3, false, [1, 1, 1]);
+    let search = Search::run(ROWS, 3, false, [1, 1, 1]);
     assert!(search.histories > 10_000, "{}", search.histories);
-    let search = Search::run(3, false, [1, 5, 3]);
+    let search = Search::run(ROWS, 3, false, [1, 5, 3]);
     assert!(search.histories > 10_000, "{}", search.histories);
+}
+
+#[test]
+fn replicas_that_count_and_label() {
+    let search = Search::run(COLUMNS, 4, false, [1, 1, 1]);
+    assert!(search.histories > 10_000, "{}", search.histories);
+    let search = Search::run(COLUMNS, 3, false, [5, 1, 3]);
+    assert!(search.histories > 2_000, "{}", search.histories);
 }

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anabranch_crdt::{ColumnId, TableId};
-use anabranch_shape::schema::{Column, ColumnType, ForeignKey, ReferentialAction, Schema, Table};
+use anabranch_crdt::{ColumnId, MergeKind, TableId};
+use anabranch_shape::schema::{
+    Column, ColumnType, DeletePolicy, ForeignKey, ReferencePolicy, ReferentialAction, Schema, Table,
+};
 use anabranch_store::StoreError;
 use tokio_postgres::Row;
 
@@ -37,18 +39,10 @@ impl Catalog {
         let column_rows = lease.query(COLUMNS_SQL, &[]).await.map_err(failed)?;
         let key_rows = lease.query(FOREIGN_KEYS_SQL, &[]).await.map_err(failed)?;
 
-        let mut tables = BTreeMap::new();
+        let tables = assemble(&table_rows, &column_rows, &key_rows)?;
         let mut altered = false;
         for row in &table_rows {
             altered |= field::<bool>(row, "altered")?;
-            let table = pg_table(row)?;
-            tables.insert(table.table.id, table);
-        }
-        for row in &column_rows {
-            add_column(&mut tables, row)?;
-        }
-        for row in &key_rows {
-            add_foreign_key(&mut tables, row)?;
         }
         if altered {
             renew_triggers(lease).await;
@@ -222,6 +216,36 @@ pub(crate) fn field<'a, T: tokio_postgres::types::FromSql<'a>>(
         .map_err(|error| StoreError::Damaged(format!("{name}: {error}")))
 }
 
+/// The tables that rows of the three queries below describe.
+pub(crate) fn assemble(
+    table_rows: &[Row],
+    column_rows: &[Row],
+    key_rows: &[Row],
+) -> Result<BTreeMap<TableId, PgTable>, StoreError> {
+    let mut tables = BTreeMap::new();
+    for row in table_rows {
+        let table = pg_table(row)?;
+        tables.insert(table.table.id, table);
+    }
+    for row in column_rows {
+        add_column(&mut tables, row)?;
+    }
+    for row in key_rows {
+        add_foreign_key(&mut tables, row)?;
+    }
+    Ok(tables)
+}
+
+/// A rule as the store keeps it.
+fn rule<T>(row: &Row, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, StoreError> {
+    let word: &str = field(row, name)?;
+    read(word).ok_or_else(|| {
+        StoreError::Misconfigured(format!(
+            "a table has the rule {word:?}, which this version does not know; upgrade Anabranch"
+        ))
+    })
+}
+
 /// Makes the triggers of altered tables fast again. They work all the same if that fails.
 async fn renew_triggers(lease: &mut Lease) {
     if let Err(error) = lease.query("select anabranch.renew()", &[]).await {
@@ -245,6 +269,7 @@ fn pg_table(row: &Row) -> Result<PgTable, StoreError> {
         columns: Vec::new(),
         primary_key: column_ids(&field::<Vec<i16>>(row, "primary_key")?)?,
         foreign_keys: Vec::new(),
+        delete: rule(row, "delete", DeletePolicy::of_word)?,
     };
     Ok(PgTable {
         table,
@@ -269,6 +294,7 @@ fn add_column(tables: &mut BTreeMap<TableId, PgTable>, row: &Row) -> Result<(), 
         nullable: field(row, "nullable")?,
         has_default: field(row, "has_default")?,
         bytewise_order: field(row, "bytewise_order")?,
+        merge: rule(row, "merge", MergeKind::of_word)?,
     });
     Ok(())
 }
@@ -287,6 +313,7 @@ fn add_foreign_key(tables: &mut BTreeMap<TableId, PgTable>, row: &Row) -> Result
             "d" => ReferentialAction::SetDefault,
             _ => ReferentialAction::Refuse,
         },
+        policy: rule(row, "policy", ReferencePolicy::of_word)?,
     });
     Ok(())
 }
@@ -311,8 +338,8 @@ fn kind(name: &str, is_enum: bool) -> ColumnType {
     }
 }
 
-const TABLES_SQL: &str = "
-    select t.table_id, c.oid, n.nspname::text as namespace, c.relname::text as name,
+pub(crate) const TABLES_SQL: &str = "
+    select t.table_id, coalesce(t.rules ->> 'delete', 'observed') as delete, c.oid, n.nspname::text as namespace, c.relname::text as name,
            t.signature is distinct from anabranch.signature(t.relid) as altered,
            (select array_agg(part.attnum order by part.number)
             from unnest(x.indkey) with ordinality as part (attnum, number)) as primary_key
@@ -323,7 +350,7 @@ const TABLES_SQL: &str = "
     order by t.table_id";
 
 // A domain holds what its base type holds; only built-in types have kinds of their own.
-const COLUMNS_SQL: &str = "
+pub(crate) const COLUMNS_SQL: &str = "
     with recursive base (type, base) as (
         select oid, oid from pg_type where typtype <> 'd'
         union all
@@ -336,6 +363,7 @@ const COLUMNS_SQL: &str = "
            b.typtype = 'e' as is_enum,
            format_type(a.atttypid, a.atttypmod) as declared_type,
            format_type(a.atttypid, -1) as cast_type,
+           coalesce(t.rules -> 'merge' ->> a.attnum::text, 'register') as merge,
            not a.attnotnull as nullable,
            a.atthasdef or a.attidentity <> '' as has_default,
            case when l.collname = 'default'
@@ -351,8 +379,10 @@ const COLUMNS_SQL: &str = "
     left join pg_collation l on l.oid = a.attcollation
     order by t.table_id, a.attnum";
 
-const FOREIGN_KEYS_SQL: &str = "
-    select child.table_id, f.conkey as columns, parent.table_id as parent,
+pub(crate) const FOREIGN_KEYS_SQL: &str = "
+    select child.table_id,
+           coalesce(child.rules -> 'reference' ->> array_to_string(f.conkey, ','), 'revive')
+               as policy, f.conkey as columns, parent.table_id as parent,
            f.confkey as parent_columns, f.confdeltype::text as on_delete
     from pg_constraint f
     join anabranch.tables child on child.relid = f.conrelid

@@ -2,6 +2,7 @@
 
 use std::str::FromStr as _;
 
+use anabranch_shape::rules::Rules;
 use anabranch_store::StoreError;
 use tokio_postgres::{Config, config::SslMode};
 
@@ -14,6 +15,8 @@ pub struct PostgresOptions {
     pub url: String,
     /// The replication slot to follow the log by; one service, one slot.
     pub slot: String,
+    /// Rules to declare before anything is served, for the tables that they name.
+    pub rules: Rules,
 }
 
 impl PostgresOptions {
@@ -22,6 +25,7 @@ impl PostgresOptions {
         Self {
             url: url.into(),
             slot: "anabranch".to_owned(),
+            rules: Rules::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Installation: the side tables, the trigger and the publication, in one transaction; and back.
 
+use anabranch_shape::rules::Rules;
 use anabranch_store::StoreError;
 use tokio_postgres::{Client, Error, Transaction};
 
@@ -8,6 +9,7 @@ use crate::{
     config::{self, PUBLICATION},
     errors::{describe, store_error},
     pool::connect,
+    rules,
     tailer::check_wal_level,
 };
 
@@ -29,6 +31,16 @@ pub enum TableSelection {
 /// Installs Anabranch in the database at `url` and takes tables under replication; returns their
 /// names. Can be run again, to upgrade or to add tables. Either all of it is done or nothing.
 pub async fn install(url: &str, tables: &TableSelection) -> Result<Vec<String>, StoreError> {
+    install_with(url, tables, &Rules::new()).await
+}
+
+/// The same, with rules for the tables that they name. How a column merges is fixed when its table is
+/// first served; the other rules may change.
+pub async fn install_with(
+    url: &str,
+    tables: &TableSelection,
+    rules: &Rules,
+) -> Result<Vec<String>, StoreError> {
     let mut client = connect(&config::parse(url)?).await?;
     check_server(&client).await?;
     let work = client
@@ -40,10 +52,27 @@ pub async fn install(url: &str, tables: &TableSelection) -> Result<Vec<String>, 
     apply(&work, &tables)
         .await
         .map_err(|error| installation_error(&error))?;
+    rules::declare(&work, rules).await?;
     work.commit()
         .await
         .map_err(|error| installation_error(&error))?;
     Ok(names)
+}
+
+/// Declares rules for tables that are installed.
+pub async fn declare(url: &str, rules: &Rules) -> Result<(), StoreError> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let mut client = connect(&config::parse(url)?).await?;
+    let work = client
+        .transaction()
+        .await
+        .map_err(|error| store_error(&error))?;
+    rules::declare(&work, rules).await?;
+    work.commit()
+        .await
+        .map_err(|error| installation_error(&error))
 }
 
 /// Takes everything out again: triggers, publication, side tables and the slot called `slot`.
@@ -258,7 +287,7 @@ fn uninstall_sql() -> String {
     )
 }
 
-fn installation_error(error: &Error) -> StoreError {
+pub(crate) fn installation_error(error: &Error) -> StoreError {
     let text = describe(error);
     match error.code().map(|code| code.code()) {
         Some("42501") => StoreError::Misconfigured(format!(

@@ -80,6 +80,7 @@ mod tests {
             nullable: false,
             has_default: false,
             bytewise_order: false,
+            merge: Default::default(),
         };
         Table {
             id: TableId(1),
@@ -88,6 +89,7 @@ mod tests {
             columns: (1..=key_columns).map(column).collect(),
             primary_key: (1..=key_columns).map(ColumnId).collect(),
             foreign_keys: vec![],
+            delete: Default::default(),
         }
     }
 

@@ -19,6 +19,7 @@ mod live;
 mod pool;
 mod replication;
 mod rows;
+mod rules;
 mod snapshot;
 mod store;
 mod tailer;
@@ -26,5 +27,5 @@ mod values;
 mod writer;
 
 pub use config::PostgresOptions;
-pub use install::{TableSelection, install, uninstall};
+pub use install::{TableSelection, declare, install, install_with, uninstall};
 pub use store::PostgresStore;

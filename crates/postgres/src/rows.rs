@@ -60,7 +60,7 @@ impl TextKey {
 impl StoredRow {
     /// The row's clock.
     pub(crate) fn fold(&self, table: &Table) -> Result<RowClock, StoreError> {
-        clocks::fold(self.clock.as_ref(), self.present, table)
+        clocks::fold(self.clock.as_ref(), self.present, &self.values, table)
     }
 
     /// Whether the store has ever heard of the row.
@@ -80,6 +80,11 @@ pub(crate) fn state(
     for (column, stamp) in clock.registers() {
         if let Some(value) = values.get(column).filter(|_| wanted(*column)) {
             state.set(*column, *stamp, value.clone());
+        }
+    }
+    for (column, other) in clock.columns() {
+        if values.contains_key(column) && wanted(*column) {
+            state.set_column(*column, other.clone());
         }
     }
     state
@@ -174,7 +179,8 @@ fn read_sql(table: &PgTable) -> String {
 
 /// The columns of `anabranch.clocks c` that [`clock_row`] reads.
 pub(crate) const CLOCK_COLUMNS: &str = "c.table_id is not null as has_clock, c.clock,
-    c.born_before, c.server, c.server_live, c.server_removed, c.swept";
+    c.born_before, c.server, c.server_live, c.server_removed, c.swept,
+    c.removed::text as removed";
 
 fn stored_row(table: &Table, row: &Row) -> Result<StoredRow, StoreError> {
     let present: bool = field(row, "present")?;
@@ -230,5 +236,6 @@ pub(crate) fn clock_row(row: &Row) -> Result<Option<ClockRow>, StoreError> {
         server_live: field(row, "server_live")?,
         server_removed: field(row, "server_removed")?,
         swept: field(row, "swept")?,
+        removed: field(row, "removed")?,
     }))
 }

@@ -214,10 +214,10 @@ async fn read_rows(
     let (mut chunk, mut bytes) = (Vec::new(), 0_usize);
     while let Some(row) = stream.try_next().await? {
         let delta = read_delta(table, &registers, &row)?;
-        bytes = delta.state.cells().fold(bytes, |sum, (_, _, value)| {
-            sum.saturating_add(value.size_bytes())
-                .saturating_add(CELL_BYTES)
-        });
+        let cells = delta.state.columns().count().saturating_mul(CELL_BYTES);
+        bytes = bytes
+            .saturating_add(delta.state.size_bytes())
+            .saturating_add(cells);
         chunk.push(delta);
         if chunk.len() >= limits::CHUNK_ROWS_MAX || bytes >= limits::CHUNK_BYTES_MAX {
             bytes = 0;
@@ -242,10 +242,11 @@ fn read_delta(
 ) -> Result<Delta, StoreError> {
     let parts: Vec<&str> = field(row, "parts")?;
     let cells: Vec<Option<&str>> = field(row, "cells")?;
-    let clock = clocks::fold(rows::clock_row(row)?.as_ref(), true, &table.table)?;
     let typed = registers.iter().zip(cells);
     let values = typed.map(|(column, text)| (column.id, values::from_nullable(column.kind, text)));
-    let state = rows::state(&clock, &values.collect(), |_| true);
+    let values = values.collect();
+    let clock = clocks::fold(rows::clock_row(row)?.as_ref(), true, &values, &table.table)?;
+    let state = rows::state(&clock, &values, |_| true);
     let key = keys::typed(&table.table, parts.into_iter());
     Ok(Delta {
         table: table.table.id,

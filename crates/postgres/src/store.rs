@@ -14,7 +14,7 @@ use tokio_postgres::Config;
 use crate::{
     catalog::Catalog,
     config::{self, PostgresOptions},
-    limits,
+    install, limits,
     live::LiveCatalog,
     pool::Pool,
     snapshot, tailer, writer,
@@ -44,6 +44,7 @@ impl PostgresStore {
     pub async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
         let config = config::parse(&options.url)?;
         let slot = config::slot_name(&options.slot)?.to_owned();
+        install::declare(&options.url, &options.rules).await?;
         let pool = Pool::new(config.clone());
         let mut lease = pool.lease().await?;
         let catalog = Catalog::read(&mut lease).await?;

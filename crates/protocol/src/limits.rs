@@ -45,6 +45,13 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// forgive an ordinary wrong clock, and bound how long a wrong one can win every merge.
 pub const DRIFT_MAX_MS: u64 = 5 * 60 * 1000;
 
+/// Elements of one set, those removed included: a row's clock holds them all and is read and written
+/// whole, so what has more is better kept as rows.
+pub const SET_ELEMENTS_MAX: usize = 4096;
+
+/// Bytes of a set's elements together, for the same reason.
+pub const SET_BYTES_MAX: usize = 256 * 1024;
+
 /// The first wait before connecting again is drawn from zero to this; the bound then doubles.
 pub const RETRY_BASE_MS: u64 = 250;
 

@@ -7,15 +7,16 @@
 )]
 
 use anabranch_crdt::{
-    ColumnId, Delta, Entry, Hlc, Life, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
+    ColumnId, ColumnState, Counter, Delta, Element, ElementSet, Entry, Existence, Hlc, Increment,
+    Life, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Total, Value,
 };
 use anabranch_protocol::{
     Change, ClientFrame, Cursor, Epoch, Inserts, LocalTransaction, Position, RefusalCode,
     RejectCode, Seq, ServerFrame, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,
     codec::{
         Assembler, CodecError, decode_client_frame, decode_deltas, decode_schema,
-        decode_server_frame, decode_transaction, encode_client_frame, encode_server_frame,
-        fragments, hash_transaction,
+        decode_server_frame, decode_transaction, encode_client_frame, encode_deltas,
+        encode_server_frame, fragments, hash_transaction,
     },
     limits::{FRAGMENT_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX},
 };
@@ -40,17 +41,44 @@ fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
+fn existence() -> impl Strategy<Value = Existence> {
+    let entry = (stamp(), any::<bool>()).prop_map(|(stamp, removed)| {
+        let life = if removed { Life::Removed } else { Life::Live };
+        Entry { stamp, life }
+    });
+    prop::collection::vec(entry, 0..4).prop_map(|entries| entries.into_iter().collect())
+}
+
+fn other_column() -> impl Strategy<Value = ColumnState> {
+    let total = (stamp(), any::<i64>()).prop_map(|(through, sum)| Total { through, sum });
+    let increment = (stamp(), any::<i64>()).prop_map(|(stamp, amount)| Increment { stamp, amount });
+    let shares = (
+        prop::collection::vec(total, 0..3),
+        prop::collection::vec(increment, 0..3),
+    );
+    let counter = shares.prop_map(|(totals, open)| ColumnState::Counter(Counter::of(totals, open)));
+    let text = prop_oneof![Just("null"), Just("7"), Just("\"a\""), Just("[1, 2]")];
+    let element = (text, existence()).prop_map(|(text, existence)| Element {
+        text: text.to_owned(),
+        existence,
+    });
+    let set = prop::collection::vec(element, 0..4);
+    prop_oneof![
+        counter,
+        set.prop_map(|elements| ColumnState::Set(ElementSet::of(elements)))
+    ]
+}
+
 fn state() -> impl Strategy<Value = RowState> {
     let cells = prop::collection::vec((0..70_u16, stamp(), value()), 0..6);
-    let entries = prop::collection::vec((stamp(), any::<bool>()), 0..4);
-    (cells, entries).prop_map(|(cells, entries)| {
-        let mut state = RowState::new();
+    let columns = prop::collection::vec((70..80_u16, other_column()), 0..3);
+    (cells, columns, existence()).prop_map(|(cells, columns, existence)| {
+        let mut state = RowState::of_existence(existence);
         for (column, stamp, value) in cells {
             state.set(ColumnId(column), stamp, value);
         }
-        for (stamp, removed) in entries {
-            let life = if removed { Life::Removed } else { Life::Live };
-            state.existence_mut().join(Entry { stamp, life });
+        for (column, other) in columns {
+            state.set_column(ColumnId(column), other);
         }
         state
     })
@@ -237,7 +265,7 @@ fn golden_vectors() {
     let replica = "ab".repeat(16);
     let expected = format!(
         "03 01 01 fc04000200 {replica} 01 fc04000200 {replica} 01 07 01 010a 02 02 00 03 02 6869 \
-         03 00 01 01 01 00 00 01 01"
+         03 00 01 01 01 00 00 00 01 01"
     );
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(
@@ -251,6 +279,60 @@ fn golden_vectors() {
     let credit = encode_client_frame(&ClientFrame::Credit(16)).unwrap();
     assert_eq!(hex(&credit), "0410");
     assert_eq!(hex(&fragments(&credit)[0]), "01000410");
+}
+
+#[test]
+fn the_layout_of_counters_and_sets_stands_still() {
+    let stamp = Stamp::new(Hlc::new(Millis(1), 2).unwrap(), ReplicaId([0xab; 16]));
+    let mut state = RowState::new();
+    let counter = Counter::of(
+        [Total {
+            through: Stamp::GENESIS,
+            sum: 40,
+        }],
+        [Increment { stamp, amount: -1 }],
+    );
+    state.set_column(ColumnId(4), ColumnState::Counter(counter));
+    let set = ElementSet::new().write(&Value::text("[\"a\"]"), stamp);
+    state.set_column(ColumnId(5), ColumnState::Set(set));
+    let delta = Delta {
+        table: TableId(7),
+        key: RowKey(vec![Value::Integer(5)]),
+        state,
+    };
+    let bytes = encode_deltas(std::slice::from_ref(&delta)).unwrap();
+    let (server, replica) = ("ff".repeat(16), "ab".repeat(16));
+    let expected = format!(
+        "02 00 {server} fc04000200 {replica} 01 07 01 010a 00 00 02 04 00 01 00 50 01 01 01 \
+         05 01 01 03 226122 01 01 00"
+    );
+    assert_eq!(hex(&bytes), expected.replace(' ', ""));
+    assert_eq!(decode_deltas(&bytes).unwrap(), [delta]);
+}
+
+#[test]
+fn an_element_in_another_spelling_is_refused() {
+    let stamp = Stamp::GENESIS;
+    let mut existence = Existence::new();
+    existence.add(stamp);
+    for text in ["", "[1,2]", "\"a", "1, 2", "1.0e1"] {
+        let element = Element {
+            text: text.to_owned(),
+            existence: existence.clone(),
+        };
+        let mut state = RowState::new();
+        state.set_column(ColumnId(5), ColumnState::Set(ElementSet::of([element])));
+        let delta = Delta {
+            table: TableId(7),
+            key: RowKey(vec![]),
+            state,
+        };
+        let refused = decode_deltas(&encode_deltas(&[delta]).unwrap());
+        assert!(
+            matches!(refused, Err(CodecError::Malformed { .. })),
+            "{text}"
+        );
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

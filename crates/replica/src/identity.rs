@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use anabranch_crdt::{Entry, Life, ReplicaId, RowClock, RowState, Stamp, TableId};
+use anabranch_crdt::{Entry, Existence, Life, ReplicaId, RowClock, RowState, Stamp, TableId};
 use anabranch_protocol::Seq;
 use rusqlite::Connection;
 
@@ -70,7 +70,8 @@ impl Turn<'_> {
     /// writes. That is harmless: the readings of the clock stay, so a register that was shared
     /// meets its own value, and loses to whatever was newer. A row that somebody has deleted
     /// meanwhile comes back, as after any concurrent insert; deletes tell of both identities, so
-    /// that they reach what the original shared.
+    /// that they reach what the original shared. Only what was added to a counter, and sent by the
+    /// original after it was copied, counts twice: nobody can tell the two additions apart.
     pub(crate) fn become_another(&mut self, id: ReplicaId) -> Result<(), ReplicaError> {
         let waiting = outbox::all_after(self.tx, Seq(0))?;
         let unshared: HashSet<Stamp> = waiting.iter().map(|waits| waits.stamp).collect();
@@ -108,7 +109,11 @@ impl Turn<'_> {
 
 /// The state with the unshared stamps those of the replica `id`.
 pub(crate) fn state_by(state: &RowState, unshared: &HashSet<Stamp>, id: ReplicaId) -> RowState {
-    let mut out = RowState::of_existence(clock_by(state.clock(), unshared, id).existence);
+    let clock = clock_by(state.clock(), unshared, id);
+    let mut out = RowState::of_existence(clock.existence.clone());
+    for (column, other) in clock.columns() {
+        out.set_column(*column, other.clone());
+    }
     for (column, stamp, value) in state.cells() {
         out.set(column, stamp_by(stamp, unshared, id), value.clone());
     }
@@ -120,11 +125,22 @@ fn clock_by(clock: &RowClock, unshared: &HashSet<Stamp>, id: ReplicaId) -> RowCl
     let mut out: RowClock = registers
         .map(|(column, stamp)| (*column, stamp_by(*stamp, unshared, id)))
         .collect();
-    for entry in clock.existence.entries() {
+    let existence_by = |existence: &Existence| existence_by(existence, unshared, id);
+    for (column, other) in clock.columns() {
+        let other = other.restamped(|stamp| stamp_by(stamp, unshared, id), existence_by);
+        out.set_column(*column, other);
+    }
+    out.existence = existence_by(&clock.existence);
+    out
+}
+
+fn existence_by(existence: &Existence, unshared: &HashSet<Stamp>, id: ReplicaId) -> Existence {
+    let mut out = Existence::new();
+    for entry in existence.entries() {
         let stamp = stamp_by(entry.stamp, unshared, id);
-        out.existence.join(Entry { stamp, ..*entry });
+        out.join(Entry { stamp, ..*entry });
         if entry.life == Life::Removed {
-            out.existence.join(*entry);
+            out.join(*entry);
         }
     }
     out

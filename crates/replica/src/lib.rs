@@ -19,12 +19,12 @@
 //! let mut replica = Replica::open(&path, OpenOptions::system())?;
 //! # let column = |id, name: &str| Column {
 //! #     id: ColumnId(id), name: name.into(), kind: ColumnType::Text, declared_type: "text".into(),
-//! #     nullable: id > 1, has_default: false, bytewise_order: true,
+//! #     nullable: id > 1, has_default: false, bytewise_order: true, merge: Default::default(),
 //! # };
 //! # let table = Table {
 //! #     id: TableId(1), namespace: "public".into(), name: "note".into(),
 //! #     columns: vec![column(1, "id"), column(2, "body")],
-//! #     primary_key: vec![ColumnId(1)], foreign_keys: vec![],
+//! #     primary_key: vec![ColumnId(1)], foreign_keys: vec![], delete: Default::default(),
 //! # };
 //! # let schema = Schema { version: 1, tables: vec![table] };
 //! replica.adopt_schema(schema)?; // as the service tells it when welcoming the replica

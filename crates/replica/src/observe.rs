@@ -20,11 +20,11 @@ use crate::{Event, Replica, ReplicaError, events::EventQueue};
 /// # let mut replica = Replica::open(folder.path().join("notes.db"), OpenOptions::system())?;
 /// # let id = Column {
 /// #     id: ColumnId(1), name: "id".into(), kind: ColumnType::Text, declared_type: "text".into(),
-/// #     nullable: false, has_default: false, bytewise_order: true,
+/// #     nullable: false, has_default: false, bytewise_order: true, merge: Default::default(),
 /// # };
 /// # let table = Table {
 /// #     id: TableId(1), namespace: "public".into(), name: "note".into(), columns: vec![id],
-/// #     primary_key: vec![ColumnId(1)], foreign_keys: vec![],
+/// #     primary_key: vec![ColumnId(1)], foreign_keys: vec![], delete: Default::default(),
 /// # };
 /// # replica.adopt_schema(Schema { version: 1, tables: vec![table] })?;
 /// let notes = replica.observe_table("note")?;

@@ -93,17 +93,25 @@ impl Turn<'_> {
         delta: &Delta,
         stamp: Stamp,
     ) -> Result<Option<RowState>, ReplicaError> {
-        let mut state = if delta.state.existence().is_present() {
+        let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
+        let existence = delta.state.existence();
+        let mut state = if existence.is_present() {
             RowState::live(stamp)
+        } else if existence.is_empty() {
+            // An update, where updates do not say that the row is there.
+            RowState::new()
         } else {
-            let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
             RowState::of_existence(held.clock.existence.removal())
         };
-        let cells = delta.state.cells();
-        let wrote = cells.len() > 0;
-        for (column, _, value) in cells.filter(|(id, ..)| table.table.column(*id).is_some()) {
+        let is_there = |id| table.table.column(id).is_some();
+        for (column, _, value) in delta.state.cells().filter(|(id, ..)| is_there(*id)) {
             state.set(column, stamp, value.clone());
         }
-        Ok((state.cells().len() > 0 || !wrote).then_some(state))
+        let others = delta.state.clock().columns().iter();
+        for (column, other) in others.filter(|(id, _)| is_there(*id)) {
+            state.set_column(*column, other.again(held.clock.column(*column), stamp));
+        }
+        let wrote = delta.state.columns().next().is_some();
+        Ok((state.columns().next().is_some() || !wrote).then_some(state))
     }
 }

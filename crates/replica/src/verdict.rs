@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anabranch_crdt::{
-    Delta, Entry, Hlc, HlcClock, Millis, RowClock, RowKey, RowState, Stamp, TableId,
+    Delta, Entry, Existence, Hlc, HlcClock, Millis, RowClock, RowKey, RowState, Stamp, TableId,
 };
 use anabranch_protocol::{LocalTransaction, RejectCode, Seq};
 
@@ -208,19 +208,30 @@ impl Turn<'_> {
 
 /// `held` without the registers and entries that `refused` put there.
 fn without(held: &RowState, refused: &RowState) -> RowState {
-    let entries = held.existence().entries().iter();
-    let kept = entries.filter(|entry| !refused.existence().entries().contains(entry));
-    let mut state = RowState::of_existence(kept.copied().collect());
+    let mut state = RowState::of_existence(held.existence().without(refused.existence()));
     for (column, stamp, value) in held.cells() {
         if refused.clock().register(column) != Some(stamp) {
             state.set(column, stamp, value.clone());
+        }
+    }
+    for (column, other) in held.clock().columns() {
+        let kept = match refused.clock().column(*column) {
+            Some(refused) => other.without(refused),
+            None => other.clone(),
+        };
+        if !kept.is_empty() || refused.clock().column(*column).is_none() {
+            state.set_column(*column, kept);
         }
     }
     state
 }
 
 fn restamped_state(state: &RowState, stamps: &HashMap<Stamp, Stamp>) -> RowState {
-    let mut out = RowState::of_existence(restamped_clock(state.clock(), stamps).existence);
+    let clock = restamped_clock(state.clock(), stamps);
+    let mut out = RowState::of_existence(clock.existence.clone());
+    for (column, other) in clock.columns() {
+        out.set_column(*column, other.clone());
+    }
     for (column, stamp, value) in state.cells() {
         out.set(column, *stamps.get(&stamp).unwrap_or(&stamp), value.clone());
     }
@@ -234,19 +245,24 @@ fn restamped_clock(clock: &RowClock, stamps: &HashMap<Stamp, Stamp>) -> RowClock
         .iter()
         .map(|(column, stamp)| (*column, again(*stamp)));
     let mut out: RowClock = registers.collect();
-    let entries = clock.existence.entries().iter();
-    out.existence = entries
-        .map(|entry| Entry {
+    let existence_again = |existence: &Existence| -> Existence {
+        let entries = existence.entries().iter();
+        let entries = entries.map(|entry| Entry {
             stamp: again(entry.stamp),
             life: entry.life,
-        })
-        .collect();
+        });
+        entries.collect()
+    };
+    for (column, other) in clock.columns() {
+        out.set_column(*column, other.restamped(again, existence_again));
+    }
+    out.existence = existence_again(&clock.existence);
     out
 }
 
 #[cfg(test)]
 mod tests {
-    use anabranch_crdt::{ColumnId, Existence, Life, ReplicaId, Value};
+    use anabranch_crdt::{ColumnId, Life, ReplicaId, Value};
 
     use super::*;
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anabranch_protocol::limits::DRIFT_MAX_MS;
+use anabranch_shape::rules::{RuleEntry, RuleError, Rules, TableRules};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What is replicated.
     pub store: StoreConfig,
+    /// How the tables merge, where it is not as usual.
+    pub rules: Rules,
     /// What is served, and to whom.
     pub hub: HubConfig,
     /// How long the store remembers deleted rows; for good where there is none. A replica that was
@@ -81,6 +84,9 @@ pub enum ConfigError {
     /// Neither store, or both.
     #[error("the configuration names {0}; give `store.postgres` or `store.embedded`, one of them")]
     Store(&'static str),
+    /// A rule for a table that means nothing.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
 }
 
 #[derive(Deserialize)]
@@ -97,6 +103,8 @@ struct File {
     store: StoreSection,
     #[serde(default)]
     shapes: BTreeMap<String, ShapeSection>,
+    #[serde(default)]
+    tables: BTreeMap<String, TableSection>,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +128,35 @@ struct ShapeSection {
 }
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableSection {
+    #[serde(default)]
+    columns: BTreeMap<String, String>,
+    delete: Option<String>,
+    #[serde(default)]
+    references: BTreeMap<String, String>,
+}
+
+impl TableSection {
+    /// What the section says, in words.
+    fn entries(self, table: &str) -> Vec<RuleEntry> {
+        let entry = |subject: &str, (name, word)| RuleEntry {
+            table: table.to_owned(),
+            subject: subject.to_owned(),
+            name,
+            word,
+        };
+        let columns = self.columns.into_iter().map(|rule| entry("column", rule));
+        let references = self.references.into_iter();
+        let references = references.map(|rule| entry("reference", rule));
+        let delete = self
+            .delete
+            .map(|word| entry("delete", (String::new(), word)));
+        columns.chain(references).chain(delete).collect()
+    }
+}
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 4600))
@@ -162,6 +199,9 @@ impl Config {
     ///     [shapes.notes_of]
     ///     table = "notes"
     ///     where = "owner = :owner"
+    ///     [tables.notes]
+    ///     columns = { likes = "counter", tags = "set" }
+    ///     delete = "wins_over_update"
     ///     "#,
     ///     "/var/lib/notes".as_ref(),
     /// )?;
@@ -183,6 +223,13 @@ impl Config {
             (None, None) => return Err(ConfigError::Store("no store")),
             (Some(_), Some(_)) => return Err(ConfigError::Store("two stores")),
         };
+        let mut rules = Rules::new();
+        for (table, section) in file.tables {
+            rules = rules.table(&table, TableRules::new());
+            for entry in section.entries(&table) {
+                rules.add(&entry)?;
+            }
+        }
         let named = |shape: ShapeSection| NamedShape {
             table: shape.table,
             filter: shape.filter,
@@ -202,6 +249,7 @@ impl Config {
         Ok(Self {
             listen: file.listen,
             store,
+            rules,
             hub,
             // None keeps them for good.
             retention: (file.retention_days > 0)

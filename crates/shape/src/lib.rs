@@ -10,9 +10,11 @@ pub mod limits;
 mod moment;
 mod numeric;
 mod predicate;
+pub mod rules;
 pub mod schema;
 mod shape;
 
+pub use anabranch_crdt::MergeKind;
 pub use error::{Place, Problem, ShapeError};
 pub use predicate::{Dialect, Predicate, Sql};
 pub use shape::Shape;

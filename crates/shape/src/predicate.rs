@@ -36,7 +36,7 @@ pub use render::{Dialect, Sql};
 /// # use anabranch_shape::{Predicate, schema::{Column, ColumnType, Table}};
 /// # let column = |id, name: &str, kind| Column {
 /// #     id: ColumnId(id), name: name.into(), kind, declared_type: "".into(),
-/// #     nullable: true, has_default: false, bytewise_order: true,
+/// #     nullable: true, has_default: false, bytewise_order: true, merge: Default::default(),
 /// # };
 /// # let tasks = Table {
 /// #     id: TableId(1), namespace: "public".into(), name: "tasks".into(),
@@ -44,7 +44,7 @@ pub use render::{Dialect, Sql};
 /// #         column(1, "id", ColumnType::Integer), column(2, "owner", ColumnType::Text),
 /// #         column(3, "points", ColumnType::Integer),
 /// #     ],
-/// #     primary_key: vec![ColumnId(1)], foreign_keys: vec![],
+/// #     primary_key: vec![ColumnId(1)], foreign_keys: vec![], delete: Default::default(),
 /// # };
 /// let me = [("me".to_owned(), Value::text("ann"))];
 /// let mine = Predicate::parse("owner = :me AND points BETWEEN 1 AND 5", &tasks, &me)?;

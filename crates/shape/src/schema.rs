@@ -1,7 +1,7 @@
 //! The schema as the engine sees it: tables with a primary key, their columns and foreign keys.
 //! Read from the store's catalogue, sent to replicas, and the ground on which shapes are checked.
 
-use anabranch_crdt::{ColumnId, RowKey, TableId, Value};
+use anabranch_crdt::{ColumnId, MergeKind, RowKey, TableId, Value};
 
 /// The replicated tables of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,18 @@ pub struct Table {
     pub primary_key: Vec<ColumnId>,
     /// Its foreign keys to other replicated tables.
     pub foreign_keys: Vec<ForeignKey>,
+    /// What a delete of a row does against concurrent updates.
+    pub delete: DeletePolicy,
+}
+
+/// What a delete does against updates that were made without knowing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DeletePolicy {
+    /// It removes what it has observed: a concurrent update keeps the row alive.
+    #[default]
+    Observed,
+    /// It wins: updates do not say that the row is there, only inserts do.
+    WinsOverUpdate,
 }
 
 /// A column of a replicated table.
@@ -46,6 +58,8 @@ pub struct Column {
     pub has_default: bool,
     /// Whether text in it orders by its bytes (collation `C`), as Rust and SQLite order it.
     pub bytewise_order: bool,
+    /// How concurrent writes of it merge.
+    pub merge: MergeKind,
 }
 
 /// What a column holds, as far as the engine must know to store, compare and filter it. How each
@@ -94,6 +108,20 @@ pub struct ForeignKey {
     pub parent_columns: Vec<ColumnId>,
     /// What a delete of the parent does to the children.
     pub on_delete: ReferentialAction,
+    /// What becomes of a child that was written while its parent was deleted.
+    pub policy: ReferencePolicy,
+}
+
+/// What becomes of a child that was written while its parent was deleted elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReferencePolicy {
+    /// Writing the child keeps its parent: the delete loses.
+    #[default]
+    Revive,
+    /// The child goes with its parent.
+    Cascade,
+    /// The child stays and refers to nothing.
+    SetNull,
 }
 
 /// What a delete of a parent does to its children.
@@ -118,6 +146,50 @@ impl Schema {
     /// The table called `name`, or `namespace.name`.
     pub fn table_named(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|table| table.is_called(name))
+    }
+}
+
+impl DeletePolicy {
+    /// The word for it in configurations.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Observed => "observed",
+            Self::WinsOverUpdate => "wins_over_update",
+        }
+    }
+
+    /// The policy that a word means.
+    pub fn of_word(word: &str) -> Option<Self> {
+        let all = [Self::Observed, Self::WinsOverUpdate];
+        all.into_iter().find(|policy| policy.word() == word)
+    }
+}
+
+impl ReferencePolicy {
+    /// The word for it in configurations.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Revive => "revive",
+            Self::Cascade => "cascade",
+            Self::SetNull => "set_null",
+        }
+    }
+
+    /// The policy that a word means.
+    pub fn of_word(word: &str) -> Option<Self> {
+        let all = [Self::Revive, Self::Cascade, Self::SetNull];
+        all.into_iter().find(|policy| policy.word() == word)
+    }
+}
+
+impl ForeignKey {
+    /// Whether it refers to the primary key of `parent`, and so to one row known by its key.
+    pub fn refers_to_key(&self, parent: &Table) -> bool {
+        parent.primary_key.len() == self.parent_columns.len()
+            && self
+                .parent_columns
+                .iter()
+                .all(|column| parent.is_key(*column))
     }
 }
 

@@ -4,6 +4,7 @@
 //! server. Both merge with `anabranch-crdt`'s one merge function and keep rows, clocks and
 //! exactly-once marks in one transaction of the store.
 
+pub mod columns;
 pub mod embedded;
 mod interface;
 

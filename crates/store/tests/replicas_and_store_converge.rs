@@ -12,6 +12,10 @@ use anabranch_protocol::{
     codec::hash_transaction,
 };
 use anabranch_replica::{OpenOptions, Replica, Synchronous};
+use anabranch_shape::{
+    MergeKind,
+    rules::{Rules, TableRules},
+};
 use anabranch_store::{MergeOutcome, Upload};
 use common::{START, Site};
 use proptest::prelude::*;
@@ -21,9 +25,11 @@ const TABLES: &str = "
     CREATE TABLE item (
         tenant TEXT NOT NULL, number INTEGER NOT NULL, title TEXT, price NUMERIC CHECK (price < 200),
         team INTEGER REFERENCES team(id) ON DELETE CASCADE, seen INTEGER NOT NULL DEFAULT 0,
+        likes INTEGER NOT NULL DEFAULT 2, tags JSON CHECK (tags NOT LIKE '%8%'),
         PRIMARY KEY (tenant, number));
     CREATE TRIGGER item_seen AFTER UPDATE OF title ON item BEGIN
-        UPDATE item SET seen = seen + 1 WHERE tenant = NEW.tenant AND number = NEW.number;
+        UPDATE item SET seen = seen + 1, likes = likes + 1
+        WHERE tenant = NEW.tenant AND number = NEW.number;
     END;
     INSERT INTO team VALUES (0, 'old');
 ";
@@ -161,6 +167,16 @@ fn sql() -> impl Strategy<Value = String> {
         (row.clone(), any).prop_map(|(row, price)| format!(
             "UPDATE item SET price = {price} WHERE number = {row}"
         )),
+        (row.clone(), -3..4_i8).prop_map(|(row, likes)| format!(
+            "UPDATE item SET likes = likes + {likes} WHERE number = {row}"
+        )),
+        (row.clone(), 0..10_u8).prop_map(|(row, tag)| format!(
+            "UPDATE item SET tags = json_insert(ifnull(tags, '[]'), '$[#]', {tag})
+             WHERE number = {row}"
+        )),
+        (row.clone(), 0..2_u8).prop_map(|(row, at)| format!(
+            "UPDATE item SET tags = json_remove(tags, '$[{at}]') WHERE number = {row}"
+        )),
         row.prop_map(|row| format!("DELETE FROM item WHERE number = {row}")),
         (small.clone(), small.clone()).prop_map(|(id, name)| format!(
             "INSERT INTO team VALUES ({id}, 'n{name}')
@@ -181,7 +197,8 @@ fn step() -> impl Strategy<Value = Step> {
 fn visible(conn: &rusqlite::Connection) -> Vec<String> {
     let sql = "SELECT 'team' || id || ifnull(name, '-') AS row FROM team UNION ALL
         SELECT 'item' || tenant || number || ifnull(title, '-') || ifnull(price, '-')
-            || ifnull(team, '-') || ifnull(seen, '-') FROM item ORDER BY row";
+            || ifnull(team, '-') || ifnull(seen, '-') || ' ' || ifnull(likes, '-')
+            || ifnull(tags, '-') FROM item ORDER BY row";
     let mut query = conn.prepare(sql).unwrap();
     let rows = query.query_map([], |row| row.get(0)).unwrap();
     rows.map(Result::unwrap).collect()
@@ -192,7 +209,10 @@ proptest! {
 
     #[test]
     fn whatever_everybody_does(steps in prop::collection::vec(step(), 1..40)) {
-        let mut store = Site::new(TABLES);
+        let item = TableRules::new()
+            .column("likes", MergeKind::Counter)
+            .column("tags", MergeKind::Set);
+        let mut store = Site::with_rules(TABLES, &Rules::new().table("item", item));
         let mut peers = [Peer::new(1, &mut store), Peer::new(2, &mut store)];
         for step in steps {
             match step {

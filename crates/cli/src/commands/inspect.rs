@@ -1,5 +1,7 @@
 //! `anabranch inspect`: what a replica holds, down to who wrote which value when.
 
+mod columns;
+
 use anabranch_crdt::{Life, ReplicaId, RowKey, RowState, Value};
 use anabranch_protocol::{LocalTransaction, Seq};
 use anabranch_replica::{RejectedTransaction, Replica};
@@ -11,7 +13,7 @@ use crate::{
     args::InspectArgs,
     failure::Failure,
     print::{
-        author, count, json_stamp, json_value, literal, moment, plain, reading, table as columns,
+        author, count, json_stamp, json_value, literal, moment, plain, reading, table as lines_of,
     },
 };
 
@@ -40,7 +42,7 @@ fn overview(replica: &mut Replica, json: bool) -> Result<(), Failure> {
     let outbox = replica.pending(Seq(0), OUTBOX_BYTES_SHOWN)?;
     let rejected = replica.rejected_list()?;
     if json {
-        let table = |(table, rows, removed): &(&Table, usize, usize)| json!({ "name": table.local_name(), "rows": rows, "removed": removed });
+        let table = |(table, rows, removed): &(&Table, usize, usize)| json!({ "name": table.local_name(), "rows": rows, "removed": removed, "kinds": columns::kinds(table).into_iter().collect::<std::collections::BTreeMap<_, _>>() });
         let report = json!({
             "replica": replica.id().to_string(),
             "schema_version": schema.version,
@@ -59,10 +61,22 @@ fn overview(replica: &mut Replica, json: bool) -> Result<(), Failure> {
         schema.version
     );
     let line = |(table, rows, removed): &(&Table, usize, usize)| {
-        vec![table.local_name(), rows.to_string(), removed.to_string()]
+        let kinds = columns::kinds(table).into_iter();
+        let kinds: Vec<String> = kinds
+            .map(|(name, kind)| format!("{name}: {kind}"))
+            .collect();
+        vec![
+            table.local_name(),
+            rows.to_string(),
+            removed.to_string(),
+            kinds.join(", "),
+        ]
     };
     let lines: Vec<Vec<String>> = tables.iter().map(line).collect();
-    print!("{}", columns(&["table", "rows", "removed"], &lines));
+    print!(
+        "{}",
+        lines_of(&["table", "rows", "removed", "counters and sets"], &lines)
+    );
     print!("\n{}", subscriptions_text(&status.subscriptions));
     print!("\noutbox: {} pending\n", status.pending);
     for transaction in &outbox {
@@ -109,6 +123,7 @@ fn written<'a>(
             format!("{column} = {}", literal(value))
         };
         let mut writes: Vec<String> = delta.state.cells().map(cell).collect();
+        writes.extend(columns::writes(table, &delta.state));
         if !delta.state.existence().is_empty() && !delta.state.existence().is_present() {
             writes.push("delete".to_owned());
         } else if writes.is_empty() {
@@ -142,6 +157,8 @@ fn rows(replica: &mut Replica, name: &str, json: bool) -> Result<(), Failure> {
     let states = replica.row_states(&table.local_name())?;
     let newest = |state: &RowState| {
         let stamps = state.clock().registers().iter().map(|(_, stamp)| *stamp);
+        let others = state.clock().columns().iter();
+        let stamps = stamps.chain(others.flat_map(|(_, other)| other.stamps()));
         let entries = state.existence().entries().iter().map(|entry| entry.stamp);
         stamps.chain(entries).max()
     };
@@ -177,7 +194,7 @@ fn rows(replica: &mut Replica, name: &str, json: bool) -> Result<(), Failure> {
     let lines: Vec<Vec<String>> = states.iter().map(line).collect();
     print!(
         "{}",
-        columns(&["key", "state", "newest write", "by"], &lines)
+        lines_of(&["key", "state", "newest write", "by"], &lines)
     );
     Ok(())
 }
@@ -223,8 +240,9 @@ fn row_text(table: &Table, key: &RowKey, state: &RowState, here: ReplicaId) -> S
         ]
     };
     let lines: Vec<Vec<String>> = state.cells().map(register).collect();
-    text.push_str(&columns(&["register", "value", "written", "by"], &lines));
+    text.push_str(&lines_of(&["register", "value", "written", "by"], &lines));
     text.push('\n');
+    text.push_str(&columns::text(table, state, here));
     let entry = |entry: &anabranch_crdt::Entry| {
         let life = if entry.life == Life::Live {
             "live"
@@ -239,7 +257,7 @@ fn row_text(table: &Table, key: &RowKey, state: &RowState, here: ReplicaId) -> S
         ]
     };
     let lines: Vec<Vec<String>> = state.existence().entries().iter().map(entry).collect();
-    text.push_str(&columns(&["existence", "added", "by"], &lines));
+    text.push_str(&lines_of(&["existence", "added", "by"], &lines));
     text
 }
 
@@ -255,13 +273,13 @@ fn row_json(table: &Table, key: &RowKey, state: &RowState) -> Json {
         )
     };
     let registers: Map<String, Json> = state.cells().map(register).collect();
-    let entry = |entry: &anabranch_crdt::Entry| json!({ "stamp": json_stamp(entry.stamp), "live": entry.life == Life::Live });
     json!({
         "table": table.local_name(),
         "key": key_text(key),
         "present": state.existence().is_present(),
         "registers": registers,
-        "existence": state.existence().entries().iter().map(entry).collect::<Json>(),
+        "columns": columns::json(table, state),
+        "existence": columns::existence_json(state.existence()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `anabranch install` and `anabranch uninstall`: what Anabranch keeps in a Postgres database.
 
+use anabranch_service::config::Config;
 use serde_json::json;
 
 use crate::{
@@ -12,7 +13,10 @@ use crate::{
 /// Sets a database up.
 pub(crate) async fn install(args: InstallArgs, json: bool) -> Result<(), Failure> {
     let chosen = (!args.tables.all).then_some(args.tables.tables);
-    let tables = store::install_postgres(&args.postgres.url, chosen).await?;
+    let config = args.config.as_deref().map(Config::read).transpose();
+    let rules = config.map_err(Failure::of)?.map(|config| config.rules);
+    let rules = rules.unwrap_or_default();
+    let tables = store::install_postgres(&args.postgres.url, chosen, &rules).await?;
     if json {
         println!("{}", json!({ "installed": tables }));
         return Ok(());

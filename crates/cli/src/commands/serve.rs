@@ -24,7 +24,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> Result<(), Failure> {
         Failure::of(error)
             .advising("see the configuration in the documentation of `anabranch serve`")
     })?;
-    let store = store::open(&config.store).await?;
+    let store = store::open(&config.store, &config.rules).await?;
     let schema = store.schema().await?;
     if schema.tables.is_empty() {
         return Err(

@@ -9,7 +9,10 @@ use std::{
 
 use anabranch_crdt::Value;
 use anabranch_replica::tables::values::canonical;
-use anabranch_shape::schema::{ColumnType, Table};
+use anabranch_shape::{
+    rules::Rules,
+    schema::{ColumnType, Table},
+};
 use anabranch_store::Store;
 use anabranch_testkit::cluster::{Cluster, ClusterOptions, PgBinaries};
 use rusqlite::Connection;
@@ -81,10 +84,10 @@ impl World {
         match self {
             Self::Postgres { cluster, database } => {
                 let url = cluster.url(database);
-                store::install_postgres(&url, None).await?;
-                store::open_postgres(&url, "anabranch_demo").await
+                store::install_postgres(&url, None, &Rules::new()).await?;
+                store::open_postgres(&url, "anabranch_demo", &Rules::new()).await
             }
-            Self::Embedded { path } => store::open_embedded(path, None),
+            Self::Embedded { path } => store::open_embedded(path, None, &Rules::new()),
         }
     }
 

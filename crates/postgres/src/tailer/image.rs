@@ -67,7 +67,12 @@ impl Touched {
             (_, ClockSeen::Put(Some(clock))) => clock,
         };
         let in_table = matches!(self.row, RowSeen::Put(_));
-        let clock = clocks::fold(Some(&clock), in_table, table)?;
+        let unknown = BTreeMap::new();
+        let values = match &self.row {
+            RowSeen::Put(Some(values)) => values,
+            _ => &unknown,
+        };
+        let clock = clocks::fold(Some(&clock), in_table, values, table)?;
         let values = match (self.row, clock.existence.is_present()) {
             (RowSeen::Put(Some(values)), true) => values,
             (RowSeen::Gone | RowSeen::Untouched, false) => BTreeMap::new(),
@@ -281,6 +286,7 @@ impl<'a> Texts<'a> {
             server_live: self.nullable("server_live", |text| text.parse().ok())?,
             server_removed: self.text("server_removed")? == "t",
             swept: self.text("swept")? == "t",
+            removed: self.nullable("removed", |text| Some(text.to_owned()))?,
         }))
     }
 }

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_crdt::{ColumnId, TableId, Value};
+use anabranch_crdt::{ColumnId, MergeKind, TableId, Value, elements_of};
 use anabranch_protocol::RejectCode;
+use anabranch_shape::schema::Table;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::batch::{Batch, MergedRow, TableBatch};
@@ -71,7 +72,7 @@ pub(crate) async fn write_clocks(work: &mut Work<'_>, batch: &Batch<'_>) -> Resu
     const UPDATE: &str = "
         update anabranch.clocks c
         set clock = u.clock, newest = u.newest, server = null, server_live = null,
-            server_removed = false, swept = false
+            server_removed = false, swept = false, removed = null
         from unnest($1::int[], $2::text[], $3::bytea[], $4::bigint[])
             as u (table_id, key, clock, newest)
         where c.table_id = u.table_id and c.key = u.key";
@@ -159,7 +160,7 @@ fn groups<'b>(
 
 /// The columns of a row that comes into its table: those that anybody has ever written.
 fn inserted_columns(table: &PgTable, row: &MergedRow) -> Option<BTreeSet<ColumnId>> {
-    let known = |id: &ColumnId| row.clock.register(*id).is_some() && row.values.contains_key(id);
+    let known = |id: &ColumnId| row.clock.knows(*id) && row.values.contains_key(id);
     (row.is_present() && !row.was_present).then(|| {
         table
             .table
@@ -370,7 +371,8 @@ async fn stamp_what_differs(
         let expected = sent.get(key).copied();
         let differs = |(id, value): (&ColumnId, &Value)| {
             let known = columns.contains(id) || expected.is_some_and(|row| row.was_present);
-            let same = known && expected.and_then(|row| row.values.get(id)) == Some(value);
+            let sent = expected.and_then(|row| row.values.get(id));
+            let same = known && sent.is_some_and(|sent| is_same(&table.table, *id, sent, value));
             (!same).then_some((*id, Value::Integer(1)))
         };
         let differing: BTreeMap<ColumnId, Value> = stored.iter().filter_map(differs).collect();
@@ -384,6 +386,14 @@ async fn stamp_what_differs(
             .await?;
     }
     Ok(())
+}
+
+/// Whether the store holds what was sent. Sets may be spelled otherwise.
+fn is_same(table: &Table, id: ColumnId, sent: &Value, stored: &Value) -> bool {
+    let merge = table.column(id).map(|column| column.merge);
+    sent == stored
+        || merge == Some(MergeKind::Set) && elements_of(sent) == elements_of(stored)
+        || merge == Some(MergeKind::Counter) && *stored == Value::Null && *sent == Value::Integer(0)
 }
 
 /// Values by column number as Postgres writes an array, NULL for columns without one.

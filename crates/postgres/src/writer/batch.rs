@@ -8,7 +8,10 @@ use std::{
 use anabranch_crdt::{ColumnId, Delta, Hlc, RowClock, RowState, TableId, Value, merge};
 use anabranch_protocol::RejectCode;
 use anabranch_shape::schema::Table;
-use anabranch_store::{Rejection, StoreError, Upload};
+use anabranch_store::{
+    Rejection, StoreError, Upload,
+    columns::{misfit, oversize},
+};
 
 use crate::{
     catalog::{Catalog, PgTable, field, table_id, table_number},
@@ -163,6 +166,9 @@ impl<'a> Batch<'a> {
                     return Err(Refusal::new(RejectCode::Stale, reason));
                 }
                 row.merge(&of_known_columns(table, &delta.state));
+                if let Some(reason) = oversize(table, delta, &row.clock) {
+                    return Err(Refusal::new(RejectCode::TooLarge, reason));
+                }
             }
         }
         Ok(())
@@ -186,10 +192,12 @@ impl MergedRow {
             values.get(&column).cmp(&Some(incoming))
         });
         for column in &merged.won {
-            if let Some(value) = delta.value(*column) {
+            let shown = self.clock.shown(*column);
+            if let Some(value) = shown.or_else(|| delta.value(*column)) {
                 self.values.insert(*column, value.clone());
             }
         }
+        self.clock.settle();
         self.changed |= merged.changed;
     }
 }
@@ -219,7 +227,8 @@ async fn opened(
         if mismatch == Mismatch::TryAgain {
             return Err(Failure::Busy("a row and its clock disagree".to_owned()));
         }
-        clocks::mend(&mut clock, stored.present, table, hlc_now(work).await?)?;
+        let now = hlc_now(work).await?;
+        clocks::mend(&mut clock, stored.present, &stored.values, table, now)?;
     }
     Ok(MergedRow {
         was_present: stored.present,
@@ -299,7 +308,7 @@ pub(crate) fn addressed<'a>(
 /// The delta without the columns that are gone.
 fn of_known_columns<'d>(table: &Table, delta: &'d RowState) -> Cow<'d, RowState> {
     let is_known = |id| table.registers().any(|column| column.id == id);
-    if delta.cells().all(|(column, ..)| is_known(column)) {
+    if delta.columns().all(is_known) {
         Cow::Borrowed(delta)
     } else {
         Cow::Owned(delta.project(is_known))
@@ -307,7 +316,11 @@ fn of_known_columns<'d>(table: &Table, delta: &'d RowState) -> Cow<'d, RowState>
 }
 
 fn check_values(table: &Table, delta: &Delta) -> Result<(), Refusal> {
-    for (id, _, value) in delta.state.cells() {
+    if let Some(reason) = misfit(table, delta) {
+        return Err(Refusal::new(RejectCode::InvalidValue, reason));
+    }
+    for id in delta.state.columns() {
+        let value = delta.state.value(id).unwrap_or(&Value::Null);
         let Some(column) = table.registers().find(|column| column.id == id) else {
             // A row inserted before the column was dropped, which never had a value there.
             if *value == Value::Null {

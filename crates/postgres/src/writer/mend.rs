@@ -79,7 +79,7 @@ async fn mend_once(
             continue;
         };
         if *mending == Mending::Everything && row.was_present {
-            clocks::stamp_all(&mut row.clock, &table.table, now)?;
+            clocks::stamp_all(&mut row.clock, &row.values, &table.table, now)?;
         } else if *mending == Mending::Everything {
             // It may have been there since before installation, and then has no clock to say so.
             row.clock.existence.add(Stamp::GENESIS);

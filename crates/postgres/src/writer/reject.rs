@@ -66,7 +66,7 @@ async fn held(work: &mut Work<'_>, catalog: &Catalog, delta: &Delta) -> Result<D
 
 fn told(table: &PgTable, delta: &Delta, row: &StoredRow) -> Result<Delta, StoreError> {
     let clock = row.fold(&table.table)?;
-    let asked = |column| delta.state.clock().register(column).is_some();
+    let asked = |column| delta.state.clock().knows(column);
     let state = rows::state(&clock, &row.values, asked);
     Ok(Delta {
         table: delta.table,

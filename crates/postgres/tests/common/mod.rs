@@ -13,9 +13,12 @@ use std::{collections::BTreeMap, time::Duration};
 use anabranch_crdt::{
     ColumnId, Delta, Existence, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
-use anabranch_postgres::{PostgresOptions, PostgresStore, TableSelection, install};
+use anabranch_postgres::{PostgresOptions, PostgresStore, TableSelection, install_with};
 use anabranch_protocol::{Inserts, LocalTransaction, Position, Seq};
-use anabranch_shape::schema::{Schema, Table};
+use anabranch_shape::{
+    rules::Rules,
+    schema::{Schema, Table},
+};
 use anabranch_store::{
     LogEvent, MergeOutcome, SnapshotQuery, Store as _, StoreTransaction, Upload, Visibility,
 };
@@ -36,10 +39,17 @@ pub struct Fixture {
 impl Fixture {
     /// Runs `ddl` in a database of its own and replicates every table in it.
     pub async fn new(ddl: &str) -> Self {
+        Self::with_rules(ddl, &Rules::new()).await
+    }
+
+    /// The same, with rules for the tables.
+    pub async fn with_rules(ddl: &str, rules: &Rules) -> Self {
         let (url, slot) = fresh_database();
         let sql = client(&url).await;
         sql.batch_execute(ddl).await.unwrap();
-        install(&url, &TableSelection::All).await.unwrap();
+        install_with(&url, &TableSelection::All, rules)
+            .await
+            .unwrap();
         let store = PostgresStore::connect(&options(&url, &slot)).await.unwrap();
         Self {
             url,

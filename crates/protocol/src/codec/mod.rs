@@ -5,6 +5,7 @@
 //! types; golden vectors hold the layout still, so that a codec of our own can take its place. The
 //! layout is written down in `docs/protocol.md`.
 
+mod columns;
 mod fragment;
 mod frame;
 mod rows;

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use anabranch_crdt::{
-    ColumnId, Delta, Entry, Hlc, Life, Real, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
+    ColumnId, Delta, Entry, Existence, Hlc, Life, Real, ReplicaId, RowKey, RowState, Stamp,
+    TableId, Value,
 };
 use bincode::{Decode, Encode};
 
-use super::{CodecError, malformed};
+use super::{CodecError, columns::WireColumn, malformed};
 use crate::{Inserts, LocalTransaction, Seq};
 
 #[derive(Encode, Decode)]
@@ -30,6 +31,7 @@ pub(super) struct WireStamp {
 pub(super) struct WireState {
     cells: Vec<WireCell>,
     entries: Vec<WireEntry>,
+    columns: Vec<WireColumn>,
 }
 
 #[derive(Encode, Decode)]
@@ -40,7 +42,7 @@ struct WireCell {
 }
 
 #[derive(Encode, Decode)]
-struct WireEntry {
+pub(super) struct WireEntry {
     stamp: u32,
     removed: bool,
 }
@@ -74,7 +76,7 @@ pub(super) struct StampWriter {
 }
 
 impl StampWriter {
-    fn refer(&mut self, stamp: Stamp) -> u32 {
+    pub(super) fn refer(&mut self, stamp: Stamp) -> u32 {
         let next = u32::try_from(self.stamps.len()).unwrap_or(u32::MAX);
         *self.index.entry(stamp).or_insert_with(|| {
             self.stamps.push(stamp.into());
@@ -89,14 +91,19 @@ impl StampWriter {
             value: value.into(),
         });
         let cells = cells.collect();
-        let entries = state.existence().entries().iter().map(|entry| WireEntry {
+        WireState {
+            entries: self.existence(state.existence()),
+            columns: self.columns(state.clock()),
+            cells,
+        }
+    }
+
+    pub(super) fn existence(&mut self, existence: &Existence) -> Vec<WireEntry> {
+        let entries = existence.entries().iter().map(|entry| WireEntry {
             stamp: self.refer(entry.stamp),
             removed: entry.life == Life::Removed,
         });
-        WireState {
-            entries: entries.collect(),
-            cells,
-        }
+        entries.collect()
     }
 
     pub(super) fn finish(self) -> Vec<WireStamp> {
@@ -116,7 +123,7 @@ impl StampReader {
             .map(Self)
     }
 
-    fn look_up(&self, index: u32) -> Result<Stamp, CodecError> {
+    pub(super) fn look_up(&self, index: u32) -> Result<Stamp, CodecError> {
         let stamp = usize::try_from(index)
             .ok()
             .and_then(|index| self.0.get(index));
@@ -126,21 +133,26 @@ impl StampReader {
     }
 
     pub(super) fn state(&self, wire: WireState) -> Result<RowState, CodecError> {
-        let mut state = RowState::new();
-        for entry in wire.entries {
+        let mut state = RowState::of_existence(self.existence(wire.entries)?);
+        for cell in wire.cells {
+            let stamp = self.look_up(cell.stamp)?;
+            state.set(ColumnId(cell.column), stamp, cell.value.try_into()?);
+        }
+        self.columns(wire.columns, &mut state)?;
+        Ok(state)
+    }
+
+    pub(super) fn existence(&self, wire: Vec<WireEntry>) -> Result<Existence, CodecError> {
+        let entry = |entry: WireEntry| {
             let life = if entry.removed {
                 Life::Removed
             } else {
                 Life::Live
             };
             let stamp = self.look_up(entry.stamp)?;
-            state.existence_mut().join(Entry { stamp, life });
-        }
-        for cell in wire.cells {
-            let stamp = self.look_up(cell.stamp)?;
-            state.set(ColumnId(cell.column), stamp, cell.value.try_into()?);
-        }
-        Ok(state)
+            Ok(Entry { stamp, life })
+        };
+        wire.into_iter().map(entry).collect()
     }
 }
 

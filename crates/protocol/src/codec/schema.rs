@@ -1,7 +1,9 @@
 //! Schemas on the wire.
 
-use anabranch_crdt::{ColumnId, TableId};
-use anabranch_shape::schema::{Column, ColumnType, ForeignKey, ReferentialAction, Schema, Table};
+use anabranch_crdt::{ColumnId, MergeKind, TableId};
+use anabranch_shape::schema::{
+    Column, ColumnType, DeletePolicy, ForeignKey, ReferencePolicy, ReferentialAction, Schema, Table,
+};
 use bincode::{Decode, Encode};
 
 use super::{CodecError, malformed};
@@ -20,6 +22,7 @@ struct WireTable {
     columns: Vec<WireColumn>,
     primary_key: Vec<u16>,
     foreign_keys: Vec<WireForeignKey>,
+    delete: u8,
 }
 
 #[derive(Encode, Decode)]
@@ -31,6 +34,7 @@ struct WireColumn {
     nullable: bool,
     has_default: bool,
     bytewise_order: bool,
+    merge: u8,
 }
 
 #[derive(Encode, Decode)]
@@ -39,6 +43,7 @@ struct WireForeignKey {
     parent: u32,
     parent_columns: Vec<u16>,
     on_delete: u8,
+    policy: u8,
 }
 
 /// The numbers of the kinds on the wire are their places here; new ones go to the end.
@@ -65,6 +70,16 @@ const ACTIONS: [ReferentialAction; 4] = [
     ReferentialAction::Cascade,
     ReferentialAction::SetNull,
     ReferentialAction::SetDefault,
+];
+
+/// As [`KINDS`], for what a delete does against an update.
+const DELETE_POLICIES: [DeletePolicy; 2] = [DeletePolicy::Observed, DeletePolicy::WinsOverUpdate];
+
+/// As [`KINDS`], for what becomes of a child whose parent went.
+const REFERENCE_POLICIES: [ReferencePolicy; 3] = [
+    ReferencePolicy::Revive,
+    ReferencePolicy::Cascade,
+    ReferencePolicy::SetNull,
 ];
 
 fn number_of<T: PartialEq>(known: &[T], value: &T) -> u8 {
@@ -94,12 +109,14 @@ impl From<&Table> for WireTable {
             nullable: column.nullable,
             has_default: column.has_default,
             bytewise_order: column.bytewise_order,
+            merge: column.merge.number(),
         };
         let foreign_key = |key: &ForeignKey| WireForeignKey {
             columns: numbers(&key.columns),
             parent: key.parent.0,
             parent_columns: numbers(&key.parent_columns),
             on_delete: number_of(&ACTIONS, &key.on_delete),
+            policy: number_of(&REFERENCE_POLICIES, &key.policy),
         };
         Self {
             id: table.id.0,
@@ -108,6 +125,7 @@ impl From<&Table> for WireTable {
             columns: table.columns.iter().map(column).collect(),
             primary_key: numbers(&table.primary_key),
             foreign_keys: table.foreign_keys.iter().map(foreign_key).collect(),
+            delete: number_of(&DELETE_POLICIES, &table.delete),
         }
     }
 }
@@ -132,7 +150,9 @@ impl TryFrom<WireTable> for Table {
     type Error = CodecError;
 
     fn try_from(wire: WireTable) -> Result<Self, CodecError> {
-        let columns = wire.columns.into_iter().map(Column::from).collect();
+        let columns = wire.columns.into_iter();
+        let columns = columns.map(Column::try_from).collect::<Result<_, _>>()?;
+        let delete = DELETE_POLICIES.get(usize::from(wire.delete)).copied();
         let foreign_keys = wire
             .foreign_keys
             .into_iter()
@@ -145,6 +165,7 @@ impl TryFrom<WireTable> for Table {
             columns,
             primary_key: ids(&wire.primary_key),
             foreign_keys,
+            delete: delete.ok_or_else(|| malformed("schema", &"unknown policy of deletes"))?,
         };
         let keyed = table.key_columns().count() == table.primary_key.len();
         if table.primary_key.is_empty() || !keyed {
@@ -157,9 +178,18 @@ impl TryFrom<WireTable> for Table {
     }
 }
 
-impl From<WireColumn> for Column {
-    fn from(wire: WireColumn) -> Self {
-        Self {
+impl TryFrom<WireColumn> for Column {
+    type Error = CodecError;
+
+    fn try_from(wire: WireColumn) -> Result<Self, CodecError> {
+        // Unlike a type, a way of merging cannot be made do without.
+        let merge = MergeKind::numbered(wire.merge).ok_or_else(|| {
+            malformed(
+                "schema",
+                &"a column merges in an unknown way; upgrade Anabranch",
+            )
+        })?;
+        Ok(Self {
             id: ColumnId(wire.id),
             name: wire.name,
             // A kind from a newer service is replicated as text, which every kind has.
@@ -171,7 +201,8 @@ impl From<WireColumn> for Column {
             nullable: wire.nullable,
             has_default: wire.has_default,
             bytewise_order: wire.bytewise_order,
-        }
+            merge,
+        })
     }
 }
 
@@ -180,11 +211,13 @@ impl TryFrom<WireForeignKey> for ForeignKey {
 
     fn try_from(wire: WireForeignKey) -> Result<Self, CodecError> {
         let action = ACTIONS.get(usize::from(wire.on_delete)).copied();
+        let policy = REFERENCE_POLICIES.get(usize::from(wire.policy)).copied();
         Ok(Self {
             columns: ids(&wire.columns),
             parent: TableId(wire.parent),
             parent_columns: ids(&wire.parent_columns),
             on_delete: action.ok_or_else(|| malformed("schema", &"unknown referential action"))?,
+            policy: policy.ok_or_else(|| malformed("schema", &"unknown policy of references"))?,
         })
     }
 }

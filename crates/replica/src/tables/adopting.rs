@@ -1,7 +1,7 @@
 //! What a new schema asks of the rows of a table: columns that the file did not have, and columns
 //! whose type has changed.
 
-use anabranch_crdt::{ColumnId, RowState};
+use anabranch_crdt::{ColumnId, MergeKind, RowState};
 use anabranch_shape::schema::Table;
 use rusqlite::Connection;
 
@@ -11,7 +11,7 @@ impl TableSql {
     /// The cells of columns that this file does not have; `None` if there are none.
     pub fn unknown_cells(&self, delta: &RowState) -> Option<RowState> {
         let is_known = |column| self.register(column).is_some();
-        if delta.cells().all(|(column, ..)| is_known(column)) {
+        if delta.columns().all(is_known) {
             return None;
         }
         Some(cells_of(delta, |column| !is_known(column)))
@@ -22,6 +22,7 @@ impl TableSql {
         let registers = self.table.registers();
         let retyped = registers.filter(|column| {
             let before = held.column(column.id);
+            let before = before.filter(|_| column.merge == MergeKind::Register);
             before.is_some_and(|before| {
                 before.kind != column.kind || before.declared_type != column.declared_type
             })
@@ -69,6 +70,11 @@ fn cells_of(delta: &RowState, mut keep: impl FnMut(ColumnId) -> bool) -> RowStat
     let mut cells = RowState::new();
     for (column, stamp, value) in delta.cells().filter(|(column, ..)| keep(*column)) {
         cells.set(column, stamp, value.clone());
+    }
+    for (column, other) in delta.clock().columns() {
+        if keep(*column) {
+            cells.set_column(*column, other.clone());
+        }
     }
     cells
 }

@@ -198,18 +198,13 @@ fn names(table: &Table, columns: &[anabranch_crdt::ColumnId]) -> String {
 /// unique one could block a merge.
 fn foreign_key(schema: &Schema, table: &Table, key: &ForeignKey) -> Option<String> {
     let parent = schema.table(key.parent)?;
-    let refers_to_key = parent.primary_key.len() == key.parent_columns.len()
-        && key
-            .parent_columns
-            .iter()
-            .all(|column| parent.is_key(*column));
     let action = match key.on_delete {
         // A default is the store's to fill in, so locally the delete is refused.
         ReferentialAction::Refuse | ReferentialAction::SetDefault => "NO ACTION",
         ReferentialAction::Cascade => "CASCADE",
         ReferentialAction::SetNull => "SET NULL",
     };
-    refers_to_key.then(|| {
+    key.refers_to_key(parent).then(|| {
         format!(
             "FOREIGN KEY ({}) REFERENCES {}({}) ON DELETE {action} DEFERRABLE INITIALLY DEFERRED",
             names(table, &key.columns),

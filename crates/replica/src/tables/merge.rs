@@ -189,8 +189,8 @@ impl TableSql {
     /// The delta without columns that this file does not have yet.
     fn of_known_columns<'a>(&self, delta: &'a RowState) -> Cow<'a, RowState> {
         if delta
-            .cells()
-            .all(|(column, ..)| self.register(column).is_some())
+            .columns()
+            .all(|column| self.register(column).is_some())
         {
             Cow::Borrowed(delta)
         } else {
@@ -271,11 +271,22 @@ impl<'a> Writer<'a> {
         clock: &RowClock,
         known: bool,
     ) -> Result<(), TablesError> {
-        let won: Vec<(&ColumnSql, &Value)> = delta
+        let registers = delta
             .cells()
             .filter(|(column, ..)| merged.won.binary_search(column).is_ok())
-            .filter_map(|(column, _, value)| Some((self.table.register(column)?, value)))
+            .map(|(column, _, value)| (column, value));
+        let others = delta.clock().columns().iter();
+        let others = others
+            .filter(|(column, _)| merged.won.binary_search(column).is_ok())
+            .filter_map(|(column, _)| Some((*column, clock.shown(*column)?)));
+        let mut won: Vec<(&ColumnSql, &Value)> = registers
+            .chain(others)
+            .filter_map(|(column, value)| Some((self.table.register(column)?, value)))
             .collect();
+        if !delta.clock().columns().is_empty() {
+            won.sort_by_key(|(register, _)| register.id);
+            won.dedup_by_key(|(register, _)| register.id);
+        }
         match (merged.was_present, merged.is_present) {
             (true, true) => self.update(key, &won),
             (false, true) if !known => self.insert(key, &won),
@@ -325,7 +336,7 @@ impl<'a> Writer<'a> {
             .values(self.conn, key, false)?
             .unwrap_or_default();
         let kept = self.table.registers.iter().zip(&kept);
-        let kept = kept.filter(|(register, _)| clock.register(register.id).is_some());
+        let kept = kept.filter(|(register, _)| clock.knows(register.id));
         let mut cells: Vec<(&ColumnSql, &Value)> = kept.collect();
         for (register, value) in won {
             match cells.iter_mut().find(|(held, _)| held.id == register.id) {

@@ -190,6 +190,9 @@ impl TableSql {
             if let Some(stamp) = clock.register(register.id) {
                 state.set(register.id, stamp, value);
             }
+            if let Some(column) = clock.column(register.id) {
+                state.set_column(register.id, column.clone());
+            }
         }
         Ok(state)
     }
@@ -243,6 +246,16 @@ impl TableSql {
             "DELETE FROM {name}; DELETE FROM {clocks}; DELETE FROM {dead};"
         ))?;
         Ok(())
+    }
+
+    /// Keeps these values of a removed row.
+    pub(super) fn keep_dead(
+        &self,
+        conn: &Connection,
+        key: &RowKey,
+        values: &[Value],
+    ) -> Result<(), TablesError> {
+        run(conn, &self.put_dead, key.0.iter().chain(values)).map(drop)
     }
 
     /// Forgets what is kept of a removed row, apart from its clock.

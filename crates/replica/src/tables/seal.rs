@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anabranch_crdt::{ColumnId, Delta, RowKey, RowState, Stamp, TableId, Value};
+use anabranch_crdt::{
+    ColumnId, Delta, MergeKind, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
+};
 use anabranch_protocol::Inserts;
-use anabranch_shape::schema::ForeignKey;
+use anabranch_shape::schema::{DeletePolicy, ForeignKey, ReferencePolicy};
 use rusqlite::{Connection, config::DbConfig, params_from_iter};
 
 use super::{
@@ -131,16 +133,22 @@ impl<'a> Sealing<'a> {
                 None
             }
         };
-        let Some(state) = state else {
+        let Some(state) = state.filter(|state| *state != RowState::new()) else {
             return Ok(None);
         };
         let mut clock = held.clock;
         for (column, stamp, _) in state.cells() {
             clock.set(column, stamp);
         }
+        for (column, state) in state.clock().columns() {
+            clock.join_column(*column, state);
+        }
+        if self.stamp.replica == ReplicaId::SERVER {
+            clock.settle();
+        }
         clock.existence.merge(state.existence());
         let present = clock.existence.is_present();
-        let columns: Vec<ColumnId> = state.cells().map(|(column, ..)| column).collect();
+        let columns: Vec<ColumnId> = state.columns().collect();
         self.changes.extend(RowChange::of(
             table.id(),
             key,
@@ -166,7 +174,12 @@ impl<'a> Sealing<'a> {
         held: &Held,
         mut values: Vec<Value>,
     ) -> Result<RowState, TablesError> {
-        let mut state = RowState::live(self.stamp);
+        let tells_presence = all || table.table.delete == DeletePolicy::Observed;
+        let mut state = if tells_presence {
+            RowState::live(self.stamp)
+        } else {
+            RowState::new()
+        };
         let mut respelled = Vec::new();
         for (at, (register, value)) in table.registers.iter().zip(&mut values).enumerate() {
             if !all && !net.wrote(at) {
@@ -177,10 +190,13 @@ impl<'a> Sealing<'a> {
                 *value = changed;
             }
             let filled_in = *value == Value::Null && register.has_default && !register.nullable;
-            if filled_in && held.clock.register(register.id).is_none() {
+            if filled_in && !held.clock.knows(register.id) {
                 continue;
             }
-            state.set(register.id, self.stamp, value.clone());
+            if let Some(shown) = self.write(register, value, all, held, &mut state) {
+                respelled.push((register, shown.clone()));
+                *value = shown;
+            }
         }
         if !respelled.is_empty() {
             let cells: Vec<(&ColumnSql, &Value)> = respelled
@@ -193,6 +209,37 @@ impl<'a> Sealing<'a> {
         Ok(state)
     }
 
+    /// Tells of a column that was written; how it is spelled, where it was written otherwise.
+    fn write(
+        &self,
+        register: &ColumnSql,
+        value: &Value,
+        all: bool,
+        held: &Held,
+        state: &mut RowState,
+    ) -> Option<Value> {
+        let column = held.clock.column(register.id);
+        let Some(delta) = register.merge.write(column, value, self.stamp) else {
+            if register.merge != MergeKind::Register && self.stamp.replica == ReplicaId::SERVER {
+                tracing::warn!(
+                    column = register.name,
+                    "what is no number cannot be counted"
+                );
+                return Some(column.map_or(Value::Integer(0), |column| column.shown().clone()));
+            }
+            state.set(register.id, self.stamp, value.clone());
+            return None;
+        };
+        let mut shown = delta.clone();
+        if let Some(column) = column {
+            shown.merge(column);
+        }
+        if all || !delta.is_empty() {
+            state.set_column(register.id, delta);
+        }
+        (shown.shown() != value).then(|| shown.shown().clone())
+    }
+
     /// The delta of a known row that is gone; `None` if that is no news.
     fn removed(
         &self,
@@ -203,13 +250,20 @@ impl<'a> Sealing<'a> {
         was_present: bool,
     ) -> Result<Option<RowState>, TablesError> {
         let mut state = RowState::of_existence(held.clock.existence.removal());
-        let values = table.values(self.conn, key, false)?.unwrap_or_default();
-        for (at, (register, value)) in table.registers.iter().zip(values).enumerate() {
-            if net.wrote(at) {
-                state.set(register.id, self.stamp, value);
+        let mut values = table.values(self.conn, key, false)?.unwrap_or_default();
+        let mut respelled = false;
+        for (at, (register, value)) in table.registers.iter().zip(&mut values).enumerate() {
+            if net.wrote(at)
+                && let Some(shown) = self.write(register, value, false, held, &mut state)
+            {
+                *value = shown;
+                respelled = true;
             }
         }
-        Ok((was_present || state.cells().len() > 0).then_some(state))
+        if respelled {
+            table.keep_dead(self.conn, key, &values)?;
+        }
+        Ok((was_present || state.columns().next().is_some()).then_some(state))
     }
 
     /// Notes the parents of a child that was inserted or whose reference was written.
@@ -217,7 +271,8 @@ impl<'a> Sealing<'a> {
         for foreign in &table.table.foreign_keys {
             let is_written =
                 |column: &ColumnId| state.value(*column).is_some() || table.table.is_key(*column);
-            if !foreign.columns.iter().any(is_written) {
+            if foreign.policy != ReferencePolicy::Revive || !foreign.columns.iter().any(is_written)
+            {
                 continue;
             }
             let parent = self.tables.get(foreign.parent);

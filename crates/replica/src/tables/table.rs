@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use anabranch_crdt::{ColumnId, TableId};
+use anabranch_crdt::{ColumnId, MergeKind, TableId};
 use anabranch_shape::schema::{Column, ColumnType, Table};
 
 /// A replicated table, with the SQL that reads and writes it and its side tables.
@@ -36,6 +36,7 @@ pub(super) struct ColumnSql {
     pub(super) kind: ColumnType,
     pub(super) nullable: bool,
     pub(super) has_default: bool,
+    pub(super) merge: MergeKind,
     /// Its quoted name in the user's table.
     pub(super) name: String,
     /// Its name in the table of removed rows.
@@ -135,6 +136,7 @@ impl ColumnSql {
             kind: column.kind,
             nullable: column.nullable,
             has_default: column.has_default,
+            merge: column.merge,
             name: quote(&column.name),
             dead: dead_column(column.id),
         }

@@ -52,6 +52,7 @@ pub fn schema() -> Schema {
             parent: TableId(1),
             parent_columns: vec![ColumnId(1)],
             on_delete,
+            policy: Default::default(),
         });
         child
     };

@@ -53,6 +53,7 @@ pub fn column(id: u16, name: &str, kind: ColumnType, nullable: bool) -> Column {
         nullable,
         has_default: false,
         bytewise_order: true,
+        merge: Default::default(),
     }
 }
 
@@ -64,6 +65,7 @@ pub fn table(id: TableId, name: &str, columns: Vec<Column>, key: &[u16]) -> Tabl
         columns,
         primary_key: key.iter().map(|id| ColumnId(*id)).collect(),
         foreign_keys: Vec::new(),
+        delete: Default::default(),
     }
 }
 
@@ -95,6 +97,7 @@ pub fn schema() -> Schema {
         parent: PROJECTS,
         parent_columns: vec![ColumnId(1)],
         on_delete: ReferentialAction::Cascade,
+        policy: Default::default(),
     });
     let keyed = table(
         KEYED,

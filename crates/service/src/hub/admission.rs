@@ -1,7 +1,7 @@
 //! What the hub lets in: tokens, stamps, shapes. Each check is a function of what came and of what
 //! the service is set up for.
 
-use anabranch_crdt::Life;
+use anabranch_crdt::{ColumnState, Existence, Life, Stamp};
 use anabranch_protocol::{LocalTransaction, RefusalCode, ShapeRequest, session::Refusal};
 use anabranch_shape::{Shape, schema::Schema};
 
@@ -69,17 +69,33 @@ pub(super) fn define(
         .map_err(|error| invalid(error.to_string()))
 }
 
-/// Whether every register a transaction writes and every row it adds carries its own stamp, as is
-/// true of local writes. Removals carry the stamps they have observed.
+/// Whether every register a transaction writes, everything it adds to counters, and every row and
+/// element it adds carries its own stamp, as is true of local writes. Removals carry the stamps they
+/// have observed. Totals of counters are the store's to tell.
 fn stamps_are_its_own(transaction: &LocalTransaction) -> bool {
+    let own = transaction.stamp;
     transaction.deltas.iter().all(|delta| {
         let mut cells = delta.state.cells();
-        let mut entries = delta.state.existence().entries().iter();
-        cells.all(|(_, stamp, _)| stamp == transaction.stamp)
-            && entries.all(|entry| match entry.life {
-                Life::Live => entry.stamp == transaction.stamp,
-                Life::Removed => entry.stamp.hlc <= transaction.stamp.hlc,
+        let mut columns = delta.state.clock().columns().iter();
+        cells.all(|(_, stamp, _)| stamp == own)
+            && exists_by(delta.state.existence(), own)
+            && columns.all(|(_, state)| match state {
+                ColumnState::Counter(counter) => {
+                    let mut open = counter.increments().iter();
+                    counter.totals().is_empty() && open.all(|open| open.stamp == own)
+                }
+                ColumnState::Set(set) => {
+                    let mut elements = set.elements().iter();
+                    elements.all(|element| exists_by(&element.existence, own))
+                }
             })
+    })
+}
+
+fn exists_by(existence: &Existence, own: Stamp) -> bool {
+    existence.entries().iter().all(|entry| match entry.life {
+        Life::Live => entry.stamp == own,
+        Life::Removed => entry.stamp.hlc <= own.hlc,
     })
 }
 

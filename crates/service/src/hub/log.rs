@@ -112,13 +112,13 @@ fn size_bytes(transaction: &StoreTransaction) -> usize {
     const CELL_OVERHEAD_BYTES: usize = 64;
     let rows = transaction.deltas.iter().map(|delta| {
         let key = delta.key.0.iter();
-        let cells = delta.state.cells().map(|(_, _, value)| value);
-        let values: usize = key
-            .chain(cells)
+        let key: usize = key
             .map(|value| value.size_bytes() + CELL_OVERHEAD_BYTES)
             .sum();
         let entries = delta.state.existence().entries().len();
-        ROW_OVERHEAD_BYTES + values + entries * CELL_OVERHEAD_BYTES
+        let columns = delta.state.columns().count();
+        let overhead = ROW_OVERHEAD_BYTES + (columns + entries) * CELL_OVERHEAD_BYTES;
+        overhead + key + delta.state.size_bytes()
     });
     rows.sum()
 }

@@ -261,6 +261,7 @@ fn schema() -> Schema {
         nullable: id != 1,
         has_default: false,
         bytewise_order: true,
+        merge: Default::default(),
     };
     let table = |id, name: &str| Table {
         id,
@@ -273,6 +274,7 @@ fn schema() -> Schema {
         ],
         primary_key: vec![ColumnId(1)],
         foreign_keys: Vec::new(),
+        delete: Default::default(),
     };
     Schema {
         version: SCHEMA_VERSION,

@@ -266,6 +266,7 @@ mod tests {
             nullable: true,
             has_default: false,
             bytewise_order: true,
+            merge: Default::default(),
         }
     }
 

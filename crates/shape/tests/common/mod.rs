@@ -43,6 +43,7 @@ pub fn items() -> Table {
             nullable: id != 1,
             has_default: false,
             bytewise_order: *name != "title",
+            merge: Default::default(),
         });
     Table {
         id: TableId(7),
@@ -51,6 +52,7 @@ pub fn items() -> Table {
         columns: columns.collect(),
         primary_key: vec![ColumnId(1)],
         foreign_keys: Vec::new(),
+        delete: Default::default(),
     }
 }
 

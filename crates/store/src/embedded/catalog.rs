@@ -3,9 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_crdt::{ColumnId, TableId};
+use anabranch_crdt::{ColumnId, MergeKind, TableId};
 use anabranch_replica::tables::meta;
-use anabranch_shape::schema::{Column, ColumnType, ForeignKey, ReferentialAction, Schema, Table};
+use anabranch_shape::{
+    Dialect,
+    rules::{RuleEntry, Rules},
+    schema::{
+        Column, ColumnType, DeletePolicy, ForeignKey, ReferencePolicy, ReferentialAction, Schema,
+        Table,
+    },
+};
 use rusqlite::Connection;
 
 use crate::StoreError;
@@ -78,7 +85,53 @@ pub(super) fn read(conn: &Connection, unfit: Unfit) -> Result<Schema, StoreError
     for table in &mut tables {
         table.foreign_keys = foreign_keys(conn, table, &ids, &columns)?;
     }
-    Ok(Schema { version: 0, tables })
+    let mut schema = Schema { version: 0, tables };
+    for problem in rules(conn)?.apply(&mut schema, Dialect::Sqlite) {
+        match unfit {
+            Unfit::Refuse => return Err(StoreError::Misconfigured(problem.to_string())),
+            Unfit::LeaveOut => tracing::warn!(%problem, "a rule is left out"),
+        }
+    }
+    Ok(schema)
+}
+
+/// Adds to the rules that the store keeps: those of each table that `rules` names, as a whole.
+pub(super) fn declare(conn: &Connection, new: &Rules) -> Result<(), StoreError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut all = rules(conn)?;
+    all.replace(new);
+    conn.execute("DELETE FROM anabranch_rule", [])
+        .map_err(sqlite)?;
+    let sql = "INSERT INTO anabranch_rule(tbl, subject, name, word) VALUES (?1, ?2, ?3, ?4)";
+    for entry in all.entries() {
+        conn.execute(sql, (entry.table, entry.subject, entry.name, entry.word))
+            .map_err(sqlite)?;
+    }
+    Ok(())
+}
+
+fn rules(conn: &Connection) -> Result<Rules, StoreError> {
+    let sql = "SELECT tbl, subject, name, word FROM anabranch_rule";
+    let mut query = conn.prepare(sql).map_err(sqlite)?;
+    let entries = query
+        .query_map([], |row| {
+            Ok(RuleEntry {
+                table: row.get(0)?,
+                subject: row.get(1)?,
+                name: row.get(2)?,
+                word: row.get(3)?,
+            })
+        })
+        .map_err(sqlite)?;
+    let mut rules = Rules::new();
+    for entry in entries {
+        rules
+            .add(&entry.map_err(sqlite)?)
+            .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    }
+    Ok(rules)
 }
 
 fn ordinary_tables(conn: &Connection) -> Result<BTreeSet<String>, StoreError> {
@@ -145,6 +198,7 @@ fn table(conn: &Connection, name: &str) -> Result<Result<Table, String>, StoreEr
             nullable: !column.not_null && !is_key,
             has_default: column.has_default,
             bytewise_order: true,
+            merge: MergeKind::Register,
             name: column.name,
             declared_type: column.declared_type,
         });
@@ -158,6 +212,7 @@ fn table(conn: &Connection, name: &str) -> Result<Result<Table, String>, StoreEr
         columns,
         primary_key: key.into_iter().map(|(_, column)| column).collect(),
         foreign_keys: Vec::new(),
+        delete: DeletePolicy::default(),
     }))
 }
 
@@ -254,6 +309,7 @@ fn foreign_keys(
                 parent: *parent,
                 parent_columns: Vec::new(),
                 on_delete: referential_action(&action),
+                policy: ReferencePolicy::default(),
             });
         let named = |columns: &[Column], name: &str| {
             let found = columns

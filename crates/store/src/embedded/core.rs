@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, path::Path, path::PathBuf, sync::Arc};
 use anabranch_crdt::{Delta, Hlc, HlcClock, Millis, ReplicaId, RowKey, Stamp, TableId};
 use anabranch_protocol::{Position, Seq};
 use anabranch_replica::tables::{Tables, first, is_waiting, meta, seal};
-use anabranch_shape::schema::Schema;
+use anabranch_shape::{rules::Rules, schema::Schema};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
@@ -59,11 +59,18 @@ impl EmbeddedCore {
     /// Takes tables of the file at `path` under replication, in which they must exist: every
     /// ordinary one, those created later too, where none is named. May be called again for more.
     pub fn install(path: &Path, tables: &[String]) -> Result<(), StoreError> {
+        Self::install_with(path, tables, &Rules::new())
+    }
+
+    /// The same, with rules for the tables that they name. How a column merges is fixed when its table
+    /// is taken under replication; the other rules may change.
+    pub fn install_with(path: &Path, tables: &[String], rules: &Rules) -> Result<(), StoreError> {
         let conn = connect(path)?;
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate);
         let tx = tx.map_err(sqlite)?;
         establish(&tx, path)?;
         catalog::choose(&tx, tables)?;
+        catalog::declare(&tx, rules)?;
         load(&tx, Unfit::Refuse)?;
         tx.commit().map_err(sqlite)
     }
@@ -71,12 +78,18 @@ impl EmbeddedCore {
     /// Opens the store in the file at `path`. A file in which nothing is installed yet is taken
     /// under replication with every table it has.
     pub fn open(path: &Path, now: WallClock) -> Result<Self, StoreError> {
+        Self::open_with(path, now, &Rules::new())
+    }
+
+    /// The same, with rules as [`EmbeddedCore::install_with`] takes them.
+    pub fn open_with(path: &Path, now: WallClock, rules: &Rules) -> Result<Self, StoreError> {
         let conn = connect(path)?;
         let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate);
         let tx = tx.map_err(sqlite)?;
         if establish(&tx, path)? {
             catalog::choose(&tx, &[])?;
         }
+        catalog::declare(&tx, rules)?;
         let tables = Arc::new(load(&tx, Unfit::Refuse)?);
         tx.commit().map_err(sqlite)?;
         let schema = Arc::new(tables.schema().clone());
@@ -339,9 +352,8 @@ impl<'a> Work<'a> {
             let Some(state) = table.state(self.conn, &key)? else {
                 continue;
             };
-            let sizes = state.cells().map(|(_, _, value)| value.size_bytes());
             bytes = bytes
-                .saturating_add(sizes.sum::<usize>())
+                .saturating_add(state.size_bytes())
                 .saturating_add(ROW_BYTES);
             deltas.push(Delta {
                 table: id,

@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
-use anabranch_crdt::Stamp;
+use anabranch_crdt::{Stamp, Value};
 use anabranch_protocol::codec::{decode_schema, encode_schema};
 use anabranch_replica::tables::{
     Rules, TableSql, Tables, audit, drop_all, first,
     layout::{self, COMMON},
     meta::{self, FORMAT},
-    quote, seal,
+    quote, seal, unpack_key,
 };
-use anabranch_shape::schema::{Schema, Table};
+use anabranch_shape::{
+    rules::check_kinds,
+    schema::{Schema, Table},
+};
 use rusqlite::Connection;
 
 use crate::StoreError;
@@ -72,6 +75,8 @@ pub(super) fn load(conn: &Connection, unfit: Unfit) -> Result<Tables, StoreError
     let mut schema = catalog::read(conn, unfit)?;
     schema.version = held.version;
     if schema != held {
+        check_kinds(&held, &schema)
+            .map_err(|error| StoreError::Misconfigured(error.to_string()))?;
         schema.version = held.version.saturating_add(1);
         adopt(conn, &held, &schema)?;
     }
@@ -139,9 +144,21 @@ fn stamp_new_columns(conn: &Connection, held: &Table, table: &Table) -> Result<(
         Ok(())
     })?;
     for (packed, mut held) in all {
-        for column in &new {
-            held.clock.set(column.id, Stamp::GENESIS);
+        let key = unpack_key(&packed)?;
+        let present = held.clock.existence.is_present();
+        let values = sql.values(conn, &key, present)?.unwrap_or_default();
+        let mut values = values.into_iter();
+        for column in table.registers() {
+            let value = values.next().unwrap_or(Value::Null);
+            if !new.iter().any(|new| new.id == column.id) {
+                continue;
+            }
+            match column.merge.write(None, &value, Stamp::GENESIS) {
+                Some(state) => held.clock.set_column(column.id, state),
+                None => held.clock.set(column.id, Stamp::GENESIS),
+            }
         }
+        held.clock.settle();
         sql.put_held(conn, &packed, &held.clock, held.shapes)?;
     }
     Ok(())
@@ -168,4 +185,7 @@ CREATE TABLE anabranch_marks(
 CREATE TABLE anabranch_removed(
   tbl INTEGER NOT NULL, key BLOB NOT NULL, newest INTEGER NOT NULL, found INTEGER NOT NULL,
   PRIMARY KEY (tbl, key)) WITHOUT ROWID;
+CREATE TABLE anabranch_rule(
+  tbl TEXT NOT NULL, subject TEXT NOT NULL, name TEXT NOT NULL, word TEXT NOT NULL,
+  PRIMARY KEY (tbl, subject, name)) WITHOUT ROWID;
 ";

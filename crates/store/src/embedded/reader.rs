@@ -98,8 +98,7 @@ impl Reader {
             let Some(delta) = self.delta(table, query, values)? else {
                 continue;
             };
-            let sizes = delta.state.cells().map(|(_, _, value)| value.size_bytes());
-            bytes = bytes.saturating_add(sizes.sum());
+            bytes = bytes.saturating_add(delta.state.size_bytes());
             chunk.push(delta);
             if chunk.len() >= SNAPSHOT_CHUNK_ROWS || bytes >= SNAPSHOT_CHUNK_BYTES {
                 bytes = 0;
@@ -147,6 +146,11 @@ impl Reader {
             let stamp = held.clock.register(*column);
             if let Some(stamp) = stamp.filter(|_| query.columns.contains(column)) {
                 state.set(*column, stamp, value.clone());
+            }
+        }
+        for (column, other) in held.clock.columns() {
+            if query.columns.contains(column) {
+                state.set_column(*column, other.clone());
             }
         }
         Ok(Some(Delta {

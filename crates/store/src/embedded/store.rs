@@ -9,7 +9,7 @@ use std::{
 
 use anabranch_crdt::{Hlc, Millis, ReplicaId};
 use anabranch_protocol::{Position, Seq};
-use anabranch_shape::schema::Schema;
+use anabranch_shape::{rules::Rules, schema::Schema};
 use rusqlite::Connection;
 use tokio::{
     sync::{mpsc, watch},
@@ -41,6 +41,11 @@ impl EmbeddedStore {
     /// Opens the store in the file at `path`, with the system's clock. Where the file is new, the
     /// SQL in `schema` makes its tables; what is not installed yet is, with every table.
     pub fn open(path: &Path, schema: Option<&str>) -> Result<Self, StoreError> {
+        Self::open_with(path, schema, &Rules::new())
+    }
+
+    /// The same, with rules as [`EmbeddedCore::install_with`] takes them.
+    pub fn open_with(path: &Path, schema: Option<&str>, rules: &Rules) -> Result<Self, StoreError> {
         let is_new = !path.exists() || path.metadata().is_ok_and(|file| file.len() == 0);
         if let Some(schema) = schema.filter(|_| is_new) {
             let conn = Connection::open(path).map_err(sqlite)?;
@@ -55,7 +60,7 @@ impl EmbeddedStore {
                 .unwrap_or_default();
             Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
         };
-        EmbeddedCore::open(path, Box::new(now)).map(Self::new)
+        EmbeddedCore::open_with(path, Box::new(now), rules).map(Self::new)
     }
 
     /// The store over an open file.

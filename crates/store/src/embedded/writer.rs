@@ -4,12 +4,16 @@
 //! upload is the server's own write, stamped above it: a cascade, a trigger's `updated_at`, a
 //! default, a number that a column's type stores in another form.
 
-use anabranch_crdt::{Delta, Stamp, Value};
+use anabranch_crdt::{Delta, MergeKind, RowClock, Stamp, Value};
 use anabranch_protocol::RejectCode;
 use anabranch_replica::tables::{Held, TableSql, TablesError, key::pack, values::is_of_class};
+use anabranch_shape::schema::Column;
 use rusqlite::Connection;
 
-use crate::{MergeOutcome, Rejection, StoreError, Upload};
+use crate::{
+    MergeOutcome, Rejection, StoreError, Upload,
+    columns::{misfit, oversize},
+};
 
 use super::{
     core::Work,
@@ -172,7 +176,7 @@ fn rejection(
             .transpose()?
             .flatten();
         let held = held.unwrap_or_default();
-        let state = held.project(|column| refused.state.clock().register(column).is_some());
+        let state = held.project(|column| refused.state.clock().knows(column));
         rows.push(Delta {
             table: refused.table,
             key: refused.key.clone(),
@@ -268,6 +272,16 @@ fn check(work: &Work<'_>, delta: &Delta) -> Result<(), Failure> {
             table.name
         )));
     }
+    if let Some(reason) = misfit(table, delta) {
+        return Err(Failure::Refused((RejectCode::InvalidValue, reason)));
+    }
+    let mut others = delta.state.clock().columns().iter();
+    if let Some((column, _)) = others.find(|(id, _)| table.column(*id).is_none()) {
+        return Err(unknown(format!(
+            "{} has no column numbered {}",
+            table.name, column.0
+        )));
+    }
     let keys = table.primary_key.iter().copied().zip(&delta.key.0);
     let cells = delta
         .state
@@ -352,6 +366,7 @@ fn merge_row(
         return Ok(false);
     }
     forget_captured(conn, table, delta, mark)?;
+    settle_columns(conn, table, delta)?;
     if outcome.merged.is_present {
         settle(conn, table, delta, before, stamp)?;
     } else if table.values(conn, &delta.key, true)?.is_some() {
@@ -359,6 +374,24 @@ fn merge_row(
         recapture(conn, table, delta)?;
     }
     Ok(true)
+}
+
+/// Settles what the delta added to counters, and refuses what makes a set too large.
+fn settle_columns(conn: &Connection, table: &TableSql, delta: &Delta) -> Result<(), Failure> {
+    if delta.state.clock().columns().is_empty() {
+        return Ok(());
+    }
+    let packed = pack(&delta.key);
+    let Some(Held { mut clock, shapes }) = table.held(conn, &packed)? else {
+        return Ok(());
+    };
+    if let Some(reason) = oversize(&table.table, delta, &clock) {
+        return Err(Failure::Refused((RejectCode::TooLarge, reason)));
+    }
+    if clock.settle() {
+        table.put_held(conn, &packed, &clock, shapes)?;
+    }
+    Ok(())
 }
 
 /// Stamps as the server's what the row holds otherwise than the merge says.
@@ -381,6 +414,10 @@ fn settle(
     let mut before = before.map(Vec::into_iter);
     for (column, value) in table.table.registers().zip(&after) {
         let was = before.as_mut().and_then(Iterator::next);
+        if column.merge != MergeKind::Register {
+            changed |= settle_column(&mut clock, column, value, stamp);
+            continue;
+        }
         let written = delta.state.clock().register(column.id);
         let is_winner = written.is_some() && written == clock.register(column.id);
         let expected = if is_winner {
@@ -399,6 +436,19 @@ fn settle(
         table.put_held(conn, &packed, &clock, shapes)?;
     }
     Ok(())
+}
+
+/// The same for a counter or a set; whether anything changed.
+fn settle_column(clock: &mut RowClock, column: &Column, value: &Value, stamp: Stamp) -> bool {
+    let held = clock.column(column.id);
+    let is_known = held.is_some();
+    let written = column.merge.write(held, value, stamp);
+    let Some(written) = written.filter(|written| !(is_known && written.is_empty())) else {
+        return false;
+    };
+    clock.join_column(column.id, &written);
+    clock.settle();
+    true
 }
 
 fn last_captured(conn: &Connection) -> Result<i64, TablesError> {

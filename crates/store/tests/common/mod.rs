@@ -15,6 +15,7 @@ use anabranch_crdt::{
     ColumnId, Delta, Existence, Hlc, Millis, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
 };
 use anabranch_protocol::{Inserts, LocalTransaction, Seq, codec::hash_transaction};
+use anabranch_shape::rules::Rules;
 use anabranch_store::{MergeOutcome, SnapshotQuery, Upload, embedded::EmbeddedCore};
 use rusqlite::Connection;
 
@@ -30,10 +31,16 @@ pub struct Site {
 impl Site {
     /// A store whose tables `sql` makes.
     pub fn new(sql: &str) -> Self {
+        Self::with_rules(sql, &Rules::new())
+    }
+
+    /// The same, with rules for them.
+    pub fn with_rules(sql: &str, rules: &Rules) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.db");
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         let time = Arc::new(AtomicU64::new(START));
+        EmbeddedCore::install_with(&path, &[], rules).unwrap();
         let core = open(&path, &time);
         Self {
             core,

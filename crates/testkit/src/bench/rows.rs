@@ -132,6 +132,7 @@ pub(super) fn schema() -> Schema {
         nullable: id != 1,
         has_default: false,
         bytewise_order: true,
+        merge: Default::default(),
     };
     let table = Table {
         id: TABLE,
@@ -140,6 +141,7 @@ pub(super) fn schema() -> Schema {
         columns: (1..COLUMNS.end).map(column).collect(),
         primary_key: vec![ColumnId(1)],
         foreign_keys: Vec::new(),
+        delete: Default::default(),
     };
     Schema {
         version: 1,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_crdt::{Hlc, ReplicaId, RowKey, RowState, Stamp, TableId};
+use anabranch_crdt::{Hlc, ReplicaId, RowKey, RowState, Stamp, TableId, Value};
 use anabranch_protocol::{Seq, ShapeRequest};
 use anabranch_shape::{Shape, schema::Schema};
 use anabranch_store::{MergeOutcome, SnapshotQuery, StoreTransaction, Upload};
@@ -16,6 +16,8 @@ pub(super) struct Model {
     rows: BTreeMap<(TableId, RowKey), RowState>,
     merged: BTreeSet<(ReplicaId, Seq)>,
     broken: Option<String>,
+    /// What other programs have added to the counters that are added up.
+    hits: i64,
 }
 
 impl Model {
@@ -31,6 +33,10 @@ impl Model {
                 self.join(delta.table, &delta.key, &delta.state);
             }
         }
+    }
+
+    pub(super) fn count(&mut self, hits: i64) {
+        self.hits += hits;
     }
 
     pub(super) fn told(&mut self, transaction: &StoreTransaction) {
@@ -61,6 +67,7 @@ pub(super) fn everything(world: &mut World) -> Result<(), Failure> {
     let schema = world.service.store.schema();
     let forgetting = world.options.forgetting > 0;
     let held = store_rows(world, &schema)?;
+    sums(world, &schema, &held)?;
     let mut compared = 0;
     for (table, rows) in &held {
         for (key, state) in rows {
@@ -83,6 +90,28 @@ pub(super) fn everything(world: &mut World) -> Result<(), Failure> {
     }
     world.rows_compared = compared;
     Ok(())
+}
+
+/// The counters hold what was added in every transaction that was merged, each once, and nothing else.
+fn sums(world: &World, schema: &Schema, held: &BTreeMap<TableId, Rows>) -> Result<(), Failure> {
+    let Some(tally) = schema.table_named("tally") else {
+        return Ok(());
+    };
+    let hits = tally.column_named("hits").map(|column| column.id);
+    let rows = held.get(&tally.id).into_iter().flatten();
+    let found = rows.map(|(_, state)| match hits.and_then(|hits| state.value(hits)) {
+        Some(Value::Integer(hits)) => *hits,
+        _ => 0,
+    });
+    let added = world.hits.iter();
+    let merged = added.filter(|(transaction, _)| world.model.merged.contains(transaction));
+    let expected = merged.map(|(_, hits)| hits).sum::<i64>() + world.model.hits;
+    let found = found.sum::<i64>();
+    if found == expected {
+        return Ok(());
+    }
+    let what = format!("{expected} were added to the counters, which hold {found}");
+    Err(Failure::Broken(what))
 }
 
 fn store_rows(world: &mut World, schema: &Schema) -> Result<BTreeMap<TableId, Rows>, Failure> {

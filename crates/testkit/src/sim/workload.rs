@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use anabranch_crdt::MergeKind;
 use anabranch_protocol::ShapeRequest;
+use anabranch_shape::rules::{Rules, TableRules};
 use anabranch_store::embedded::EmbeddedCore;
 use rusqlite::Connection;
 
@@ -12,8 +14,9 @@ use super::{
     world::{Happening, World},
 };
 
-/// Three related tables, with an integer key, a text key and a composite one; a cascade, a check, and
-/// a column that shapes filter on.
+/// Three related tables, with an integer key, a text key and a composite one; a cascade, a check, a
+/// column that shapes filter on, counters and sets. And a table whose rows nobody deletes, so that
+/// what was added to its counters can be added up.
 const TABLES: &str = "
     CREATE TABLE team (id INTEGER PRIMARY KEY, name TEXT, size INTEGER);
     CREATE TABLE item (
@@ -21,7 +24,9 @@ const TABLES: &str = "
         team INTEGER REFERENCES team (id) ON DELETE SET NULL,
         title TEXT,
         score INTEGER NOT NULL CHECK (score >= 0),
-        note TEXT
+        note TEXT,
+        votes INTEGER NOT NULL DEFAULT 0,
+        marks TEXT
     );
     CREATE TABLE tag (
         item TEXT NOT NULL REFERENCES item (id) ON DELETE CASCADE,
@@ -29,8 +34,15 @@ const TABLES: &str = "
         weight REAL,
         PRIMARY KEY (item, label)
     );
+    CREATE TABLE tally (
+        id INTEGER PRIMARY KEY,
+        hits INTEGER NOT NULL CHECK (hits > -40),
+        labels JSON NOT NULL DEFAULT '[]'
+    );
+    INSERT INTO tally(id, hits) VALUES (0, 0), (1, 0), (2, 0);
 ";
-const NAMES: [&str; 3] = ["team", "item", "tag"];
+const NAMES: [&str; 4] = ["team", "item", "tag", "tally"];
+const TALLIES: u64 = 3;
 const TEAMS: u64 = 4;
 const ITEMS: u64 = 10;
 const LABELS: u64 = 3;
@@ -48,18 +60,23 @@ pub(super) fn make_store(path: &Path, rng: &mut Rng) -> Result<(), Failure> {
         conn.execute(sql, [id.cast_signed()]).map_err(broken)?;
     }
     for _ in 0..ITEMS {
-        for sql in sql_for(rng, Kind::Insert) {
-            // A tag may come before its item; then it is not there.
-            let _ = conn.execute_batch(&sql);
-        }
+        // A tag may come before its item; then it is not there.
+        let _ = statement(rng, Kind::Insert).run(&conn);
     }
-    EmbeddedCore::install(path, &NAMES.map(str::to_owned))
+    let item = TableRules::new()
+        .column("votes", MergeKind::Counter)
+        .column("marks", MergeKind::Set);
+    let tally = TableRules::new()
+        .column("hits", MergeKind::Counter)
+        .column("labels", MergeKind::Set);
+    let rules = Rules::new().table("item", item).table("tally", tally);
+    EmbeddedCore::install_with(path, &NAMES.map(str::to_owned), &rules)
         .map_err(|error| Failure::broken("cannot install", error))
 }
 
 /// Subscribes a replica to some shapes of each table, drawn at random.
 pub(super) fn subscribe(peer: &mut Peer, rng: &mut Rng) -> Result<(), Failure> {
-    let mut filters: Vec<(&str, Option<String>)> = vec![("team", None)];
+    let mut filters: Vec<(&str, Option<String>)> = vec![("team", None), ("tally", None)];
     match rng.below(3) {
         0 => filters.push(("item", None)),
         1 => filters.push(("item", Some(format!("score < {}", 3 + rng.below(5))))),
@@ -100,7 +117,7 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
     let mut statements = Vec::new();
     for _ in 0..=world.rng.below(3) {
         let kind = kind(&mut world.rng);
-        statements.extend(sql_for(&mut world.rng, kind));
+        statements.push(statement(&mut world.rng, kind));
     }
     let Some(peer) = world.peers.get_mut(index) else {
         return Ok(());
@@ -110,22 +127,24 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
     }
     if foreign {
         let conn = peer.foreign_connection()?;
-        for sql in &statements {
-            // A statement that the file's own constraints refuse leaves nothing behind.
-            let _ = conn.execute_batch(sql);
-        }
+        // A statement that the file's own constraints refuse leaves nothing behind.
+        let done = statements.iter().map(|each| each.run(&conn).unwrap_or(0));
+        let hits = done.sum();
         drop(conn);
         let sealed = peer.replica()?.seal();
         let sealed = sealed.map_err(|error| Failure::broken("cannot seal", error))?;
-        peer.committed += u64::from(sealed.is_some());
+        world.committed(index, sealed, hits)?;
     } else {
+        let mut hits = 0;
         let committed = peer.replica()?.transaction(|tx| {
-            for sql in &statements {
-                tx.execute_batch(sql)?;
+            for each in &statements {
+                hits += each.run(tx)?;
             }
             Ok::<_, rusqlite::Error>(())
         });
-        peer.committed += u64::from(committed.is_ok_and(|committed| committed.seq.is_some()));
+        if let Ok(committed) = committed {
+            world.committed(index, committed.seq, hits)?;
+        }
     }
     world.pump_replica(index)
 }
@@ -154,11 +173,10 @@ fn change_shapes(world: &mut World, index: usize) -> Result<(), Failure> {
 
 fn third_party(world: &mut World) -> Result<(), Failure> {
     let kind = kind(&mut world.rng);
-    let statements = sql_for(&mut world.rng, kind);
+    let statement = statement(&mut world.rng, kind);
     let conn = Connection::open(&world.service.path).map_err(broken)?;
-    for sql in statements {
-        let _ = conn.execute_batch(&sql);
-    }
+    let hits = statement.run(&conn).unwrap_or(0);
+    world.model.count(hits);
     drop(conn);
     world.store_written();
     Ok(())
@@ -179,7 +197,41 @@ fn kind(rng: &mut Rng) -> Kind {
     }
 }
 
-fn sql_for(rng: &mut Rng, kind: Kind) -> Vec<String> {
+/// What a program does at once.
+struct Statement {
+    sql: String,
+    /// What it adds to the hits of each row it finds.
+    hits: i64,
+}
+
+impl Statement {
+    /// Runs it; what it added to hits in all.
+    fn run(&self, conn: &Connection) -> rusqlite::Result<i64> {
+        // Programs differ in whether they have foreign keys on.
+        conn.execute_batch("PRAGMA foreign_keys = ON")?;
+        let rows = conn.execute(&self.sql, [])?;
+        Ok(self.hits * i64::try_from(rows).unwrap_or(0))
+    }
+}
+
+fn statement(rng: &mut Rng, kind: Kind) -> Statement {
+    if matches!(kind, Kind::Update) && rng.chance(300) {
+        let (row, hits) = (rng.below(TALLIES), rng.below(7).cast_signed() - 3);
+        let (label, number) = (rng.below(LABELS), rng.below(4));
+        let labels = match rng.below(3) {
+            0 => format!("json_insert(labels, '$[#]', 'l{label}')"),
+            1 => "json_remove(labels, '$[0]')".to_owned(),
+            _ => format!("'[{number}, \"l{label}\"]'"),
+        };
+        let sql =
+            format!("UPDATE tally SET hits = hits + {hits}, labels = {labels} WHERE id = {row}");
+        return Statement { sql, hits };
+    }
+    let sql = sql_for(rng, kind);
+    Statement { sql, hits: 0 }
+}
+
+fn sql_for(rng: &mut Rng, kind: Kind) -> String {
     let (team, item, label) = (rng.below(TEAMS), rng.below(ITEMS), rng.below(LABELS));
     // One score in fifty breaks the check of the store and of no replica.
     let score = if rng.chance(20) {
@@ -188,7 +240,7 @@ fn sql_for(rng: &mut Rng, kind: Kind) -> Vec<String> {
         rng.below(9).cast_signed()
     };
     let text = rng.below(1000);
-    let sql = match (kind, rng.below(4)) {
+    match (kind, rng.below(5)) {
         (Kind::Insert, 0) => {
             format!("INSERT INTO team VALUES ({team}, 't{text}', {score}) ON CONFLICT DO NOTHING")
         }
@@ -196,22 +248,24 @@ fn sql_for(rng: &mut Rng, kind: Kind) -> Vec<String> {
             format!("INSERT OR REPLACE INTO tag VALUES ('i{item}', 'l{label}', {text}.5)")
         }
         (Kind::Insert, _) => format!(
-            "INSERT INTO item VALUES ('i{item}', {team}, 't{text}', {}, 'n{text}') \
-             ON CONFLICT (id) DO UPDATE SET title = excluded.title",
+            "INSERT INTO item VALUES ('i{item}', {team}, 't{text}', {}, 'n{text}', {label}, \
+             '[{label}]') ON CONFLICT (id) DO UPDATE SET title = excluded.title, votes = votes + 1",
             score.max(0)
         ),
         (Kind::Update, 0) => format!("UPDATE team SET name = 'u{text}' WHERE id = {team}"),
         (Kind::Update, 1) => format!("UPDATE tag SET weight = {text} WHERE label = 'l{label}'"),
         (Kind::Update, 2) => format!("UPDATE item SET score = {score} WHERE id = 'i{item}'"),
+        (Kind::Update, 3) => format!(
+            "UPDATE item SET votes = votes + 1, marks = json_insert(marks, '$[#]', {text}) \
+             WHERE id = 'i{item}'"
+        ),
         (Kind::Update, _) => {
             format!("UPDATE item SET note = 'w{text}', team = {team} WHERE id = 'i{item}'")
         }
         (Kind::Delete, 0) => format!("DELETE FROM team WHERE id = {team}"),
         (Kind::Delete, 1) => format!("DELETE FROM tag WHERE item = 'i{item}'"),
         (Kind::Delete, _) => format!("DELETE FROM item WHERE id = 'i{item}'"),
-    };
-    // Programs differ in whether they have foreign keys on.
-    vec![format!("PRAGMA foreign_keys = ON; {sql}")]
+    }
 }
 
 /// Lets something break, now and then.

@@ -6,9 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use anabranch_crdt::Millis;
+use anabranch_crdt::{Millis, ReplicaId};
 use anabranch_protocol::{
-    ClientFrame, ServerFrame,
+    ClientFrame, Seq, ServerFrame,
     codec::{
         Assembler, decode_client_frame, decode_server_frame, encode_client_frame,
         encode_server_frame, fragments,
@@ -131,6 +131,8 @@ pub(super) struct World {
     pub(super) peers: Vec<Peer>,
     pub(super) service: Service,
     pub(super) model: Model,
+    /// What each local transaction added to the counters that are added up.
+    pub(super) hits: BTreeMap<(ReplicaId, Seq), i64>,
     pub(super) links: BTreeMap<SessionId, Link>,
     pub(super) faults: u64,
     pub(super) rows_compared: u64,
@@ -152,6 +154,20 @@ const START_MS: u64 = 1_800_000_000_000;
 const SETTLE_MAX_MS: u64 = 180_000;
 
 impl World {
+    /// A replica has committed a transaction, if `seq` names one, that added `hits`.
+    pub(super) fn committed(
+        &mut self,
+        index: usize,
+        seq: Option<Seq>,
+        hits: i64,
+    ) -> Result<(), Failure> {
+        if let (Some(seq), Some(peer)) = (seq, self.peers.get_mut(index)) {
+            peer.committed += 1;
+            self.hits.insert((peer.replica()?.id(), seq), hits);
+        }
+        Ok(())
+    }
+
     pub(super) fn new(seed: u64, options: Options) -> Result<Self, Failure> {
         let memory = PathBuf::from("/dev/shm");
         let folder = if memory.is_dir() {
@@ -167,6 +183,7 @@ impl World {
             peers: Vec::new(),
             service,
             model: Model::default(),
+            hits: BTreeMap::new(),
             links: BTreeMap::new(),
             faults: 0,
             rows_compared: 0,
