@@ -6,6 +6,7 @@ mod batch;
 mod forget;
 mod marks;
 mod mend;
+mod policies;
 mod reject;
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
@@ -168,6 +169,7 @@ async fn merge_once(
         Hlc::ZERO
     };
     batch.merge(&open, horizon).map_err(Failure::Refused)?;
+    policies::enforce(&mut work, catalog, &mut batch).await?;
     apply::write(&mut work, catalog, &batch, order, attempt).await?;
     marks::record(&mut work, &open).await?;
 

@@ -277,7 +277,7 @@ impl<'a> Sealing<'a> {
             }
             let parent = self.tables.get(foreign.parent);
             let parent_key =
-                parent.and_then(|parent| reference(table, key, values, foreign, parent));
+                parent.and_then(|parent| table.reference(key, values, foreign, parent));
             if let Some(parent_key) = parent_key {
                 self.parents.insert((foreign.parent, parent_key), ());
             }
@@ -308,37 +308,39 @@ impl<'a> Sealing<'a> {
     }
 }
 
-/// The key of the parent that a row refers to; `None` if it refers to none, or not to a primary
-/// key.
-fn reference(
-    table: &TableSql,
-    key: &RowKey,
-    values: &[Value],
-    foreign: &ForeignKey,
-    parent: &TableSql,
-) -> Option<RowKey> {
-    if parent.keys.len() != foreign.parent_columns.len() {
-        return None;
+impl TableSql {
+    /// The key of the parent that a row refers to; `None` if it refers to none, or not to a primary
+    /// key.
+    pub fn reference(
+        &self,
+        key: &RowKey,
+        values: &[Value],
+        foreign: &ForeignKey,
+        parent: &Self,
+    ) -> Option<RowKey> {
+        if parent.keys.len() != foreign.parent_columns.len() {
+            return None;
+        }
+        let value_of = |column: ColumnId| {
+            self.table.key_value(key, column).or_else(|| {
+                let at = self
+                    .registers
+                    .binary_search_by_key(&column, |held| held.id)
+                    .ok()?;
+                values.get(at)
+            })
+        };
+        let parts = parent.keys.iter().map(|part| {
+            let at = foreign
+                .parent_columns
+                .iter()
+                .position(|column| *column == part.id)?;
+            let value = value_of(*foreign.columns.get(at)?)?;
+            (*value != Value::Null)
+                .then(|| canonical(part.kind, value).unwrap_or_else(|| value.clone()))
+        });
+        parts.collect::<Option<Vec<Value>>>().map(RowKey)
     }
-    let value_of = |column: ColumnId| {
-        table.table.key_value(key, column).or_else(|| {
-            let at = table
-                .registers
-                .binary_search_by_key(&column, |held| held.id)
-                .ok()?;
-            values.get(at)
-        })
-    };
-    let parts = parent.keys.iter().map(|part| {
-        let at = foreign
-            .parent_columns
-            .iter()
-            .position(|column| *column == part.id)?;
-        let value = value_of(*foreign.columns.get(at)?)?;
-        (*value != Value::Null)
-            .then(|| canonical(part.kind, value).unwrap_or_else(|| value.clone()))
-    });
-    parts.collect::<Option<Vec<Value>>>().map(RowKey)
 }
 
 /// Gives a row its canonical key. One that is there under that key already is overwritten: the

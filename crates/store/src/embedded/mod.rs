@@ -12,6 +12,7 @@ mod file;
 mod forget;
 pub mod limits;
 mod log;
+mod policies;
 mod reader;
 mod store;
 mod writer;

@@ -19,6 +19,7 @@ use super::{
     core::Work,
     error::{refusal, sqlite},
     log::{self, Mark},
+    policies,
 };
 
 /// Merges uploads, each in a savepoint of its own.
@@ -252,6 +253,7 @@ fn apply(work: &mut Work<'_>, upload: &Upload) -> Result<(), Failure> {
             work.touched.insert((delta.table, delta.key.clone()));
         }
     }
+    policies::enforce(work, deltas)?;
     // What is still captured is what the upload set off, not what it said.
     Ok(work.seal()?)
 }

@@ -1,0 +1,203 @@
+//! Parents, children and grandchildren that replicas write and delete without knowing of each other:
+//! whatever the foreign keys' policies, every replica ends as a naive model says, and no row refers to
+//! one that is not there.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_crdt::{Life, RowKey, Stamp, TableId, Value};
+use anabranch_protocol::LocalTransaction;
+use anabranch_shape::{
+    rules::{Rules, TableRules},
+    schema::{DeletePolicy, ReferencePolicy},
+};
+use anabranch_store::MergeOutcome;
+use common::{Site, key, peer::Peer};
+use proptest::prelude::*;
+
+/// A task's project, and so on, follows from its number, so that the model needs no values.
+const TABLES: &str = "
+    CREATE TABLE project (id INTEGER PRIMARY KEY, v INTEGER);
+    CREATE TABLE task (
+        id INTEGER PRIMARY KEY, project INTEGER REFERENCES project ON DELETE CASCADE, v INTEGER);
+    CREATE TABLE step (
+        id INTEGER PRIMARY KEY, task INTEGER REFERENCES task ON DELETE CASCADE, v INTEGER);
+    CREATE TABLE mark (
+        id INTEGER PRIMARY KEY, project INTEGER REFERENCES project ON DELETE CASCADE, v INTEGER);
+    CREATE TABLE note (
+        id INTEGER PRIMARY KEY, project INTEGER REFERENCES project ON DELETE SET NULL, v INTEGER);
+    INSERT INTO project VALUES (0, 0), (1, 0);
+    INSERT INTO task VALUES (0, 0, 0), (1, 1, 0);
+";
+const NAMES: [&str; 5] = ["project", "task", "step", "mark", "note"];
+/// Child, referring column, parent, and how many parents there are.
+const REFERENCES: [(&str, &str, &str, i64); 4] = [
+    ("task", "project", "project", 2),
+    ("step", "task", "task", 3),
+    ("mark", "project", "project", 2),
+    ("note", "project", "project", 2),
+];
+
+fn rules() -> Rules {
+    let cascade = |column| TableRules::new().reference(column, ReferencePolicy::Cascade);
+    let note = TableRules::new()
+        .reference("project", ReferencePolicy::SetNull)
+        .delete(DeletePolicy::WinsOverUpdate);
+    Rules::new()
+        .table("task", cascade("project"))
+        .table("step", cascade("task"))
+        .table("note", note)
+}
+
+/// Each row's additions that stand, and nothing else.
+#[derive(Default)]
+struct Model {
+    additions: BTreeMap<(TableId, RowKey), BTreeSet<Stamp>>,
+}
+
+impl Model {
+    fn is_there(&self, table: TableId, key: &RowKey) -> bool {
+        let additions = self.additions.get(&(table, key.clone()));
+        additions.is_some_and(|additions| !additions.is_empty())
+    }
+
+    /// The store takes a transaction in: what it adds stands, what it removes of what it had seen goes,
+    /// and children whose parent is not there go with it.
+    fn take(&mut self, transaction: &LocalTransaction, store: &Site) {
+        for delta in &transaction.deltas {
+            let row = (delta.table, delta.key.clone());
+            let additions = self.additions.entry(row).or_default();
+            for entry in delta.state.existence().entries() {
+                match entry.life {
+                    Life::Live => {
+                        additions.insert(entry.stamp);
+                    }
+                    Life::Removed => additions.retain(|held| {
+                        held.replica != entry.stamp.replica || held.hlc > entry.stamp.hlc
+                    }),
+                }
+            }
+        }
+        for (child, _, parent, parents) in &REFERENCES[..3] {
+            let (child, parent) = (store.table(child), store.table(parent));
+            let rows = self.additions.keys().filter(|(table, _)| *table == child);
+            let rows: Vec<(TableId, RowKey)> = rows.cloned().collect();
+            for row in rows {
+                let Some(Value::Integer(id)) = row.1.0.first() else {
+                    panic!("{row:?}")
+                };
+                if !self.is_there(parent, &key(id % parents)) {
+                    self.additions.remove(&row);
+                }
+            }
+        }
+    }
+
+    fn rows(&self, table: TableId) -> Vec<RowKey> {
+        let rows = self.additions.iter();
+        let rows = rows.filter(|((id, _), additions)| *id == table && !additions.is_empty());
+        rows.map(|((_, key), _)| key.clone()).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Sql(usize, String),
+    Push(usize),
+    Listen(usize),
+}
+
+fn sql() -> impl Strategy<Value = String> {
+    let written = (0..5_usize, 0..4_i64, 0..9_u8).prop_map(|(table, id, v)| {
+        let name = NAMES[table];
+        let reference = REFERENCES.iter().find(|(child, ..)| *child == name);
+        match reference {
+            None => format!(
+                "INSERT INTO project VALUES ({}, {v}) ON CONFLICT DO UPDATE SET v = {v}",
+                id % 2
+            ),
+            Some((child, _, _, parents)) => format!(
+                "INSERT INTO {child} VALUES ({id}, {}, {v}) ON CONFLICT DO UPDATE SET v = {v}",
+                id % parents
+            ),
+        }
+    });
+    let updated = (0..5_usize, 0..4_i64, 0..9_u8)
+        .prop_map(|(table, id, v)| format!("UPDATE {} SET v = {v} WHERE id = {id}", NAMES[table]));
+    let deleted = (0..5_usize, 0..4_i64)
+        .prop_map(|(table, id)| format!("DELETE FROM {} WHERE id = {id}", NAMES[table]));
+    prop_oneof![4 => written, 2 => updated, 3 => deleted]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (0..3_usize, sql()).prop_map(|(peer, sql)| Step::Sql(peer, sql)),
+        2 => (0..3_usize).prop_map(Step::Push),
+        1 => (0..3_usize).prop_map(Step::Listen),
+    ]
+}
+
+fn push(peer: &mut Peer, store: &mut Site, model: &mut Model) {
+    for (transaction, outcome) in peer.push(store) {
+        match outcome {
+            MergeOutcome::Merged => model.take(&transaction, store),
+            MergeOutcome::Duplicate(_) => {}
+            // Whoever wrote a child saw its parent, so that nobody is at fault.
+            MergeOutcome::Rejected(why) => panic!("{why:?}: {transaction:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_written_and_deleted(steps in prop::collection::vec(step(), 1..50)) {
+        let mut store = Site::with_rules(TABLES, &rules());
+        let mut model = Model::default();
+        for name in NAMES {
+            let table = store.table(name);
+            for (key, state) in store.rows(name) {
+                let entries = state.existence().entries().iter();
+                let additions = entries.map(|entry| entry.stamp).collect();
+                model.additions.insert((table, key), additions);
+            }
+        }
+        let mut peers = [1, 2, 3].map(|number| Peer::new(number, &mut store, &NAMES));
+        for step in steps {
+            match step {
+                Step::Sql(peer, sql) => {
+                    let _ = peers[peer].replica.transaction(|tx| tx.execute_batch(&sql));
+                }
+                Step::Push(peer) => push(&mut peers[peer], &mut store, &mut model),
+                Step::Listen(peer) => peers[peer].listen(&mut store),
+            }
+        }
+        for peer in &mut peers {
+            push(peer, &mut store, &mut model);
+        }
+        for peer in &mut peers {
+            peer.listen(&mut store);
+        }
+        for name in NAMES {
+            let truth = store.rows(name);
+            let keys: Vec<RowKey> = truth.iter().map(|(key, _)| key.clone()).collect();
+            prop_assert_eq!(&keys, &model.rows(store.table(name)), "{}", name);
+            for peer in &mut peers {
+                prop_assert_eq!(&peer.replica.row_states(name).unwrap(), &truth, "{}", name);
+            }
+        }
+        for (child, column, parent, _) in REFERENCES {
+            let sql = format!(
+                "SELECT count(*) FROM {child} WHERE {column} NOT IN (SELECT id FROM {parent})"
+            );
+            for peer in &peers {
+                let conn = peer.replica.connection();
+                let dangling: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+                prop_assert_eq!(dangling, 0, "{}", child);
+            }
+        }
+    }
+}
