@@ -157,7 +157,7 @@ fn push(peer: &mut Peer, store: &mut Site, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_written_and_deleted(steps in prop::collection::vec(step(), 1..50)) {
