@@ -51,6 +51,10 @@ impl RowClock {
     /// Sets a register's stamp, whatever it was. Not a merge: for stamping a local write, and for
     /// taking back a refused one.
     pub fn set(&mut self, column: ColumnId, stamp: Stamp) {
+        if self.registers.last().is_none_or(|(last, _)| *last < column) {
+            self.registers.push((column, stamp));
+            return;
+        }
         match self.position(column) {
             Ok(position) => {
                 if let Some(register) = self.registers.get_mut(position) {
@@ -123,6 +127,24 @@ impl RowClock {
     /// Whether anything is known of the column, of whatever kind it is.
     pub fn knows(&self, column: ColumnId) -> bool {
         self.position(column).is_ok() || self.column_place(column).is_ok()
+    }
+
+    /// Joins another clock of the same row in, apart from the values: for two that are known to be
+    /// of one history, where equal stamps mean equal values.
+    pub fn join(&mut self, other: &Self) {
+        if *self == Self::new() {
+            self.clone_from(other);
+            return;
+        }
+        for (column, stamp) in &other.registers {
+            if self.register(*column) < Some(*stamp) {
+                self.set(*column, *stamp);
+            }
+        }
+        for (column, state) in &other.columns {
+            self.join_column(*column, state);
+        }
+        self.existence.merge(&other.existence);
     }
 
     fn column_place(&self, column: ColumnId) -> Result<usize, usize> {

@@ -38,7 +38,8 @@ pub enum DecodeError {
 const REGISTERS_ONLY: u8 = 1;
 /// The form of rows that have counters or sets too.
 const ALL_COLUMNS: u8 = 2;
-const STAMP_BYTES: usize = 24;
+const HLC_BYTES: usize = 8;
+const REPLICA_BYTES: usize = 16;
 
 impl RowClock {
     /// The packed form.
@@ -46,23 +47,39 @@ impl RowClock {
     /// Registers are grouped by stamp, newest first, since most rows were written by one or a few
     /// transactions; an existence entry made by one of those transactions refers to its group.
     pub fn encode(&self) -> Vec<u8> {
-        let mut groups: Vec<(Stamp, Vec<ColumnId>)> = Vec::new();
-        for (column, stamp) in self.registers() {
-            match groups.iter_mut().find(|(held, _)| held == stamp) {
-                Some((_, columns)) => columns.push(*column),
-                None => groups.push((*stamp, alloc::vec![*column])),
+        self.encode_as(&mut |out, stamp| {
+            put_hlc(out, stamp);
+            out.extend_from_slice(&stamp.replica.0);
+        })
+    }
+
+    /// The same with a number, below 2^21, in the place of each replica: for a file that numbers the
+    /// replicas it knows.
+    pub fn encode_numbered(&self, mut number: impl FnMut(ReplicaId) -> u32) -> Vec<u8> {
+        self.encode_as(&mut |out, stamp| {
+            put_hlc(out, stamp);
+            put_long_varint(out, u64::from(number(stamp.replica)));
+        })
+    }
+
+    fn encode_as(&self, put_stamp: &mut PutStamp<'_>) -> Vec<u8> {
+        let mut groups: Vec<Stamp> = Vec::new();
+        for (_, stamp) in self.registers() {
+            if groups.last() != Some(stamp) && !groups.contains(stamp) {
+                groups.push(*stamp);
             }
         }
-        groups.sort_unstable_by_key(|(stamp, _)| core::cmp::Reverse(*stamp));
+        groups.sort_unstable_by_key(|stamp| core::cmp::Reverse(*stamp));
 
         let mut out = Vec::with_capacity(40);
-        let mut references = References::new(groups.iter().map(|(stamp, _)| *stamp));
+        let mut references = References::new(groups.iter().copied());
         let plain = self.columns().is_empty();
         out.push(if plain { REGISTERS_ONLY } else { ALL_COLUMNS });
         put_varint(&mut out, groups.len());
-        for (stamp, columns) in &groups {
+        for stamp in &groups {
             put_stamp(&mut out, *stamp);
-            put_columns(&mut out, columns);
+            let columns = self.registers().iter().filter(|(_, held)| held == stamp);
+            put_columns(&mut out, columns.map(|(column, _)| *column));
         }
         if !plain {
             let more = references.extend(self.columns());
@@ -71,16 +88,39 @@ impl RowClock {
                 put_stamp(&mut out, stamp);
             }
         }
-        references.put_existence(&mut out, &self.existence);
+        references.put_existence(&mut out, &self.existence, put_stamp);
         if !plain {
-            columns::put(&mut out, self.columns(), &references);
+            columns::put(&mut out, self.columns(), &references, put_stamp);
         }
         out
     }
 
     /// Reads a packed clock back.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut input = Input { rest: bytes };
+        Self::decode_as(bytes, &mut |input| {
+            let replica = input.take(REPLICA_BYTES)?;
+            let replica = replica.try_into().map_err(|_| DecodeError::Truncated)?;
+            Ok(ReplicaId(replica))
+        })
+    }
+
+    /// Reads a packed clock back that has a number in the place of each replica.
+    pub fn decode_numbered(
+        bytes: &[u8],
+        mut replica: impl FnMut(u32) -> Option<ReplicaId>,
+    ) -> Result<Self, DecodeError> {
+        Self::decode_as(bytes, &mut |input| {
+            let number = u32::try_from(input.varint()?).ok();
+            let unknown = DecodeError::Damaged("a replica has a number that is not given out");
+            number.and_then(&mut replica).ok_or(unknown)
+        })
+    }
+
+    fn decode_as(bytes: &[u8], replica: &mut ReadReplica<'_>) -> Result<Self, DecodeError> {
+        let mut input = Input {
+            rest: Rest(bytes),
+            replica,
+        };
         let plain = match input.byte()? {
             REGISTERS_ONLY => true,
             ALL_COLUMNS => false,
@@ -102,7 +142,7 @@ impl RowClock {
         if !plain {
             columns::read(&mut input, &stamps, &mut clock)?;
         }
-        if input.rest.is_empty() {
+        if input.rest.0.is_empty() {
             Ok(clock)
         } else {
             Err(DecodeError::TrailingBytes)
@@ -121,6 +161,12 @@ impl RowState {
         out
     }
 }
+
+/// Appends a stamp.
+type PutStamp<'f> = dyn FnMut(&mut Vec<u8>, Stamp) + 'f;
+
+/// Reads who made a stamp.
+type ReadReplica<'f> = dyn FnMut(&mut Rest<'_>) -> Result<ReplicaId, DecodeError> + 'f;
 
 /// The stamps that entries can refer to, numbered from 1.
 struct References {
@@ -154,7 +200,12 @@ impl References {
         number.unwrap_or_else(|| self.more.get(&stamp).copied().unwrap_or(0))
     }
 
-    fn put_existence(&self, out: &mut Vec<u8>, existence: &Existence) {
+    fn put_existence(
+        &self,
+        out: &mut Vec<u8>,
+        existence: &Existence,
+        put_stamp: &mut PutStamp<'_>,
+    ) {
         put_varint(out, existence.entries().len());
         for entry in existence.entries() {
             let reference = self.to(entry.stamp);
@@ -184,14 +235,14 @@ const fn low_seven_bits(number: u64) -> u8 {
     (number & 0x7f) as u8
 }
 
-fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
+fn put_hlc(out: &mut Vec<u8>, stamp: Stamp) {
     out.extend_from_slice(&stamp.hlc.to_i64().to_be_bytes());
-    out.extend_from_slice(&stamp.replica.0);
 }
 
 /// A bitmap of the columns, as long as the last one needs, after its length in bytes.
-fn put_columns(out: &mut Vec<u8>, columns: &[ColumnId]) {
-    let last = columns.last().map_or(0, |column| usize::from(column.0));
+fn put_columns(out: &mut Vec<u8>, columns: impl DoubleEndedIterator<Item = ColumnId> + Clone) {
+    let last = columns.clone().next_back();
+    let last = last.map_or(0, |column| usize::from(column.0));
     let length = (last >> 3).saturating_add(1);
     put_varint(out, length);
     let start = out.len();
@@ -230,17 +281,22 @@ fn put_long_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-struct Input<'a> {
-    rest: &'a [u8],
+/// The bytes that have not been read yet.
+struct Rest<'a>(&'a [u8]);
+
+/// A packed clock being read, and how it names replicas.
+struct Input<'a, 'f> {
+    rest: Rest<'a>,
+    replica: &'f mut ReadReplica<'f>,
 }
 
-impl<'a> Input<'a> {
+impl<'a> Rest<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
-            .rest
+            .0
             .split_at_checked(count)
             .ok_or(DecodeError::Truncated)?;
-        self.rest = rest;
+        self.0 = rest;
         Ok(taken)
     }
 
@@ -260,6 +316,20 @@ impl<'a> Input<'a> {
         }
         Err(DecodeError::Damaged("a number is too long"))
     }
+}
+
+impl<'a> Input<'a, '_> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+        self.rest.take(count)
+    }
+
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        self.rest.byte()
+    }
+
+    fn varint(&mut self) -> Result<usize, DecodeError> {
+        self.rest.varint()
+    }
 
     fn existence(&mut self, stamps: &[Stamp]) -> Result<Existence, DecodeError> {
         let entries = 0..self.varint()?;
@@ -267,12 +337,11 @@ impl<'a> Input<'a> {
     }
 
     fn stamp(&mut self) -> Result<Stamp, DecodeError> {
-        let bytes = self.take(STAMP_BYTES)?;
-        let (hlc, replica) = bytes.split_first_chunk().ok_or(DecodeError::Truncated)?;
-        let hlc = Hlc::from_i64(i64::from_be_bytes(*hlc))
+        let bytes = self.take(HLC_BYTES)?;
+        let bytes = bytes.first_chunk().ok_or(DecodeError::Truncated)?;
+        let hlc = Hlc::from_i64(i64::from_be_bytes(*bytes))
             .map_err(|_| DecodeError::Damaged("a clock reading is negative"))?;
-        let replica = replica.try_into().map_err(|_| DecodeError::Truncated)?;
-        Ok(Stamp::new(hlc, ReplicaId(replica)))
+        Ok(Stamp::new(hlc, (self.replica)(&mut self.rest)?))
     }
 
     fn columns(&mut self, mut found: impl FnMut(ColumnId)) -> Result<(), DecodeError> {

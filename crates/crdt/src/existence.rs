@@ -77,6 +77,11 @@ impl Existence {
 
     /// Joins one entry in; whether that changed anything.
     pub fn join(&mut self, entry: Entry) -> bool {
+        let last = self.entries.last();
+        if last.is_none_or(|last| last.stamp.replica < entry.stamp.replica) {
+            self.entries.push(entry);
+            return true;
+        }
         match self
             .entries
             .binary_search_by_key(&entry.stamp.replica, |held| held.stamp.replica)

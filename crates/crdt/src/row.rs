@@ -43,6 +43,12 @@ impl RowState {
 
     /// Sets a register, whatever it held. Not a merge.
     pub fn set(&mut self, column: ColumnId, stamp: Stamp, value: Value) {
+        let last = self.clock.registers().last();
+        if last.is_none_or(|(last, _)| *last < column) {
+            self.clock.set(column, stamp);
+            self.values.push(value);
+            return;
+        }
         let position = self.clock.position(column);
         self.clock.set(column, stamp);
         match position {

@@ -6,12 +6,12 @@
 //! transaction is then withdrawn and kept like any other refused one; those before and after it go
 //! their way in their order, and nobody waits.
 
-use anabranch_protocol::{Seq, codec::encode_schema};
+use anabranch_protocol::codec::encode_schema;
 use anabranch_shape::schema::Schema;
 
 use crate::{
-    Event, ReplicaError, outbox,
-    tables::{Rules, Tables, audit, drop_all, key::pack, layout, meta},
+    Event, ReplicaError,
+    tables::{Rules, Tables, audit, drop_all, layout, meta},
     told,
     turn::Turn,
 };
@@ -37,7 +37,7 @@ impl Turn<'_> {
     }
 
     /// Columns whose type has changed: the store has rewritten their values and tells them anew.
-    /// Waiting writes that still fit stay on top.
+    /// Waiting writes stay on top: what they say lies in the outbox.
     fn retype(&self, tables: &Tables) -> Result<(), ReplicaError> {
         for table in tables.iter() {
             let Some(held) = self.tables.get(table.id()) else {
@@ -49,17 +49,6 @@ impl Turn<'_> {
             }
             table.forget_registers(self.tx, &columns)?;
             told::forget_columns(self.tx, table.id(), &columns)?;
-            outbox::each_after(self.tx, Seq(0), |transaction, _| {
-                for delta in transaction.deltas {
-                    let known = delta.table == table.id()
-                        && table.held(self.tx, &pack(&delta.key))?.is_some();
-                    if known {
-                        let fitting = table.fitting_cells(&delta.state, &columns);
-                        table.merge(self.tx, &delta.key, &fitting, |held| held)?;
-                    }
-                }
-                Ok(true)
-            })?;
         }
         Ok(())
     }

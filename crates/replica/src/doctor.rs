@@ -2,17 +2,23 @@
 //! outbox agree; and bringing them to agree again. Opening a file as a replica does not look at
 //! every row; this does.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
 
-use anabranch_crdt::{RowKey, TableId, Value};
-use anabranch_protocol::codec::decode_schema;
+use anabranch_crdt::{RowClock, RowKey, RowState, TableId, Value};
+use anabranch_protocol::{Seq, SubscriptionSet, codec::decode_schema};
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params_from_iter};
 
 use crate::{
     OpenError, OpenOptions, ReplicaError,
     file::{Purpose, connect, recognise},
+    numbers::Numbers,
+    outbox,
+    pending::PendingIndex,
     tables::{
-        Rules, TableSql, Tables, TablesError, audit, first,
+        Held, Rules, TableSql, Tables, TablesError, audit, first,
         key::pack,
         meta, quote, unpack_key,
         values::{Bound, canonical, from_sql},
@@ -63,9 +69,10 @@ impl Trouble {
             Self::Damaged => None,
             Self::Triggers => Some("makes the triggers anew"),
             Self::RowWithoutClock => Some("sends the rows as local writes"),
-            Self::ClockWithoutRow => {
-                Some("forgets the rows, and fetches them again at the next connection")
-            }
+            Self::ClockWithoutRow => Some(
+                "forgets the rows but for what pending writes say, and fetches them again at the \
+                 next connection",
+            ),
             Self::OutboxCount => Some("counts them again"),
         }
     }
@@ -126,14 +133,18 @@ pub(crate) struct Unnoticed {
 }
 
 /// Captures the rows of a table that came unnoticed, as if they were written now, and forgets those
-/// that went, to fetch them again: whether they were meant to go, nobody can tell.
+/// that went, to fetch them again: whether they were meant to go, nobody can tell. What pending
+/// writes say of them stays.
 pub(crate) fn notice(conn: &Connection, table: &TableSql) -> Result<Unnoticed, ReplicaError> {
     let captured = captured(conn, table)?;
-    let came = rows_without_clock(conn, table, &captured)?;
-    let went = clocks_without_row(conn, table, &captured)?;
+    let mut pending = PendingIndex::default();
+    pending.refresh(conn, &Numbers::read(conn)?.0)?;
+    let came = rows_without_clock(conn, table, &captured, &pending)?;
+    let went = clocks_without_row(conn, table, &captured, &pending)?;
     came.iter()
         .try_for_each(|key| capture(conn, table.id(), key))?;
     went.iter().try_for_each(|key| table.evict(conn, key))?;
+    restore_pending(conn, table, &went)?;
     if !went.is_empty() {
         let sql = "UPDATE anabranch_subscription SET epoch = NULL, position = NULL";
         conn.execute(sql, [])?;
@@ -206,6 +217,7 @@ fn rows_without_clock(
     conn: &Connection,
     table: &TableSql,
     captured: &HashSet<Vec<u8>>,
+    pending: &PendingIndex,
 ) -> Result<Vec<RowKey>, ReplicaError> {
     let columns: Vec<String> = table
         .table
@@ -223,6 +235,7 @@ fn rows_without_clock(
             continue;
         }
         let held = table.held(conn, &packed)?;
+        let held = Held::with_pending(held, pending.clock(table.id(), &packed));
         if held.is_none_or(|held| !held.clock.existence.is_present()) {
             unknown.push(key);
         }
@@ -234,18 +247,52 @@ fn clocks_without_row(
     conn: &Connection,
     table: &TableSql,
     captured: &HashSet<Vec<u8>>,
+    pending: &PendingIndex,
 ) -> Result<Vec<RowKey>, ReplicaError> {
-    let mut gone = Vec::new();
+    let mut clocks: BTreeMap<Vec<u8>, RowClock> = BTreeMap::new();
     table.each_held(conn, |packed, held| {
-        if held.clock.existence.is_present() && !captured.contains(&packed) {
+        clocks.insert(packed, held.clock);
+        Ok(())
+    })?;
+    for (packed, clock) in pending.rows_of(table.id()) {
+        clocks.entry(packed.to_vec()).or_default().join(clock);
+    }
+    let mut gone = Vec::new();
+    for (packed, clock) in clocks {
+        if clock.existence.is_present() && !captured.contains(&packed) {
             let key = unpack_key(&packed)?;
             if table.values(conn, &key, true)?.is_none() {
                 gone.push(key);
             }
         }
-        Ok(())
-    })?;
+    }
     Ok(gone)
+}
+
+/// Gives rows back what pending writes say of them.
+fn restore_pending(
+    conn: &Connection,
+    table: &TableSql,
+    gone: &[RowKey],
+) -> Result<(), ReplicaError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let mut states: HashMap<&RowKey, RowState> = HashMap::new();
+    let gone: HashSet<&RowKey> = gone.iter().collect();
+    outbox::each_after(conn, Seq(0), |transaction, _| {
+        for delta in transaction.deltas {
+            let key = gone.get(&delta.key);
+            if let Some(key) = key.filter(|_| delta.table == table.id()) {
+                let _ = states.entry(key).or_default().merge(&delta.state);
+            }
+        }
+        Ok(true)
+    })?;
+    for (key, state) in states {
+        table.replace(conn, key, &state, SubscriptionSet::EMPTY)?;
+    }
+    Ok(())
 }
 
 /// Notes a row as inserted, as its trigger would have.
@@ -264,9 +311,12 @@ fn capture(conn: &Connection, table: TableId, key: &RowKey) -> Result<(), Replic
 /// Counts the outbox again; 1 if the count was wrong.
 fn recounted(conn: &Connection) -> Result<usize, ReplicaError> {
     let count: i64 = first(conn, "SELECT count(*) FROM anabranch_outbox")?.unwrap_or(0);
-    if meta::number(conn, "outbox_waiting")? == count {
+    let (mut numbers, stored) = Numbers::read(conn)?;
+    if numbers.waiting() == count.unsigned_abs() {
         return Ok(0);
     }
-    meta::write(conn, "outbox_waiting", count)?;
+    numbers.settled = numbers.next_seq.saturating_sub(1).saturating_sub(count);
+    numbers.outbox_rewritten();
+    numbers.write(conn, stored)?;
     Ok(1)
 }

@@ -28,6 +28,16 @@ pub enum OpenError {
         /// The newest format known here.
         known: i64,
     },
+    /// A version of the engine has written it whose layout this one no longer reads.
+    #[error("{path} has format {found}, this version reads {known} only; start a new file")]
+    OlderFormat {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: i64,
+        /// The format known here.
+        known: i64,
+    },
     /// SQLite cannot open it.
     #[error("{path} cannot be opened: {source}")]
     Unopenable {

@@ -127,6 +127,14 @@ pub(crate) fn recognise(conn: &Connection, path: &Path) -> Result<Option<Replica
             known: FORMAT,
         });
     }
+    if format < FORMAT {
+        let path = path.display().to_string();
+        return Err(OpenError::OlderFormat {
+            path,
+            found: format,
+            known: FORMAT,
+        });
+    }
     match identity::replica(conn).map_err(ReplicaError::from)? {
         Some(id) => Ok(Some(id)),
         None => Err(foreign(path, "an embedded store")),
@@ -157,8 +165,8 @@ const PAGES_MAX: i64 = 4_294_967_294;
 
 /// The side tables that only a replica has.
 const REPLICA: &str = "
-CREATE TABLE anabranch_outbox(
-  seq INTEGER PRIMARY KEY, hlc INTEGER NOT NULL, payload BLOB NOT NULL);
+CREATE VIEW anabranch_outbox(seq, hlc, payload) AS
+  SELECT id, changed, k0 FROM anabranch_capture WHERE op = 0;
 CREATE TABLE anabranch_rejected(
   seq INTEGER PRIMARY KEY, payload BLOB NOT NULL, code INTEGER NOT NULL, reason TEXT NOT NULL,
   at_ms INTEGER NOT NULL);

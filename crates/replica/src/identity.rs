@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use crate::{
     Event, ReplicaError, outbox,
     tables::{TablesError, key::pack, meta},
-    turn::Turn,
+    turn::{Bounds, Turn},
 };
 
 /// The identity that the file holds; `None` if it is no replica's.
@@ -58,12 +58,14 @@ impl Turn<'_> {
             return Ok(());
         }
         if held.is_some() {
+            // Captured rows lie where the renumbered transactions will.
+            self.seal(Bounds::Waived)?;
             self.become_another(new_id)?;
         }
         Ok(meta::write(self.tx, "file", mark)?)
     }
 
-    /// Gives the replica a new identity: what waits in the outbox is written by the new one, under
+    /// Gives the replica, which has nothing to be sealed, a new identity: what waits in the outbox is written by the new one, under
     /// new numbers, each greater than any that the file has used.
     ///
     /// The original may have sent some of it already; under the new identity it is sent as new
@@ -84,6 +86,7 @@ impl Turn<'_> {
             let seq = self.next_seq();
             numbers.push((transaction.seq, seq));
             outbox::remove(self.tx, transaction.seq)?;
+            self.numbers.settled = self.numbers.settled.saturating_add(1);
             transaction.seq = seq;
             transaction.stamp.replica = id;
             for delta in &mut transaction.deltas {
@@ -102,6 +105,7 @@ impl Turn<'_> {
             let clock = clock_by(&held.clock, &unshared, id);
             table.put_held(self.tx, &packed, &clock, held.shapes)?;
         }
+        self.numbers.outbox_rewritten();
         self.events.push(Event::NewIdentity { id, numbers });
         Ok(())
     }

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use anabranch_crdt::{Delta, RowKey, TableId};
+use anabranch_crdt::{Delta, RowKey, RowState, TableId};
 use anabranch_protocol::{Change, Cursor, Seq, SubscriptionId, SubscriptionSet};
 use anabranch_shape::schema::Schema;
 
 use crate::{
-    Event, ReplicaError, Welcome, subscriptions,
-    tables::{Incoming, key, meta, unpack_key},
+    Event, ReplicaError, Welcome,
+    pending::PendingIndex,
+    subscriptions,
+    tables::{Held, Incoming, TableSql, key, meta, unpack_key},
     turn::{Turn, newest},
 };
 
@@ -110,12 +112,10 @@ impl Turn<'_> {
             };
             self.note_told(table, &delta.key, &place.packed, &delta.state)?;
             self.keep_unknown(table, &delta.key, &place.packed, &delta.state)?;
-            rows.push(Incoming {
-                key: &delta.key,
-                packed: &place.packed,
-                state: &delta.state,
-            });
+            rows.push((&delta.key, &place.packed[..], &delta.state));
         }
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let rows = with_pending(self.pending, table, rows);
         let outcomes = table.merge_batch(self.tx, &rows, |_, held| held.with(id))?;
         let mut visible = Vec::with_capacity(outcomes.len());
         for (place, outcome) in run.iter().zip(outcomes) {
@@ -216,12 +216,10 @@ impl Turn<'_> {
             self.note_told(table, &change.key, &place.packed, &change.state)?;
             self.keep_unknown(table, &change.key, &place.packed, &change.state)?;
             shapes.push(change.shapes);
-            rows.push(Incoming {
-                key: &change.key,
-                packed: &place.packed,
-                state: &change.state,
-            });
+            rows.push((&change.key, &place.packed[..], &change.state));
         }
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let rows = with_pending(self.pending, table, rows);
         let outcomes = table.merge_batch(self.tx, &rows, |at, held| {
             shapes
                 .get(at)
@@ -250,10 +248,11 @@ impl Turn<'_> {
     ) -> Result<Vec<(TableId, RowKey)>, ReplicaError> {
         let mut touched = Vec::new();
         for seq in accepted {
-            let Some(transaction) = self.take(*seq)? else {
+            let Some(transaction) = self.take(*seq, true)? else {
                 continue;
             };
             self.observe(transaction.stamp.hlc);
+            self.settle(&transaction.deltas)?;
             self.forget_told(&transaction.deltas)?;
             touched.extend(
                 transaction
@@ -266,6 +265,28 @@ impl Turn<'_> {
         Ok(touched)
     }
 
+    /// Writes what accepted deltas say of the rows' clocks beside the rows.
+    fn settle(&self, deltas: &[Delta]) -> Result<(), ReplicaError> {
+        let order = merge_order(deltas.iter().map(|delta| (delta.table, &delta.key)));
+        for run in order.chunk_by(|one, next| one.table == next.table) {
+            let Some(table) = run.first().and_then(|place| self.table(place.table)) else {
+                continue;
+            };
+            let keys = run.iter().map(|place| &place.packed[..]);
+            let held = table.held_in_order(self.tx, keys)?;
+            let with_delta = |(place, held): (&Place, Option<Held>)| {
+                let delta = deltas.get(place.at)?;
+                Held::with_pending(held, Some(delta.state.clock()))
+            };
+            let held: Vec<Option<Held>> = run.iter().zip(held).map(with_delta).collect();
+            let writes = run.iter().zip(&held);
+            let writes =
+                writes.filter_map(|(place, held)| Some((&place.packed[..], held.as_ref()?)));
+            table.put_all_held(self.tx, writes)?;
+        }
+        Ok(())
+    }
+
     /// Own transactions had been merged before, and the log has been told since.
     pub(crate) fn acknowledge(&mut self, seq: Seq) -> Result<(), ReplicaError> {
         let settled = subscriptions::waiting(self.tx)?.is_empty();
@@ -276,6 +297,21 @@ impl Turn<'_> {
         }
         Ok(())
     }
+}
+
+/// Rows to be merged, each with what pending writes say of it.
+fn with_pending<'r>(
+    pending: &'r PendingIndex,
+    table: &TableSql,
+    rows: Vec<(&'r RowKey, &'r [u8], &'r RowState)>,
+) -> Vec<Incoming<'r>> {
+    let rows = rows.into_iter().map(|(key, packed, state)| Incoming {
+        key,
+        packed,
+        state,
+        pending: pending.clock(table.id(), packed),
+    });
+    rows.collect()
 }
 
 /// One row of a batch in the order it is merged in.

@@ -28,6 +28,10 @@ pub const ORDER_KEY_BYTES_MAX: usize = 512;
 /// them to be among them. Sealing is seldom behind by more than a few.
 pub(crate) const CAPTURED_LOOKED_AT_MAX: usize = 1_000;
 
+/// Replicas whose stamps one file can hold: as many as fit the three bytes that a packed clock has
+/// for the number of one.
+pub const REPLICAS_MAX: u32 = (1 << 21) - 1;
+
 /// Statements kept prepared on a connection: about eight a table, for the tables in use at once.
 pub(crate) const STATEMENTS_CACHED: usize = 512;
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anabranch_crdt::{RowKey, TableId, Value};
-use anabranch_protocol::codec::decode_schema;
+use anabranch_protocol::{Seq, codec::decode_schema};
 use anabranch_shape::schema::{Schema, Table};
 use rusqlite::{
     Connection,
@@ -18,6 +18,8 @@ use rusqlite::{
 use crate::{
     LiveQueryError, ReplicaError,
     limits::CAPTURED_LOOKED_AT_MAX,
+    numbers::Numbers,
+    outbox,
     tables::{TableSql, Tables, key::pack, meta, newest_captured, quote, values::canonical},
 };
 
@@ -77,13 +79,15 @@ pub(crate) struct Look {
     captured: Option<i64>,
     /// Stands for the clocks of the rows that matter, if only some do.
     clocks: Option<blake3::Hash>,
+    /// The newest local transaction, and the newest of those that wait which wrote such a row.
+    sealed: (Seq, Seq),
 }
 
 impl Look {
     /// Whether nothing that matters has changed in between.
     fn is_as(&self, other: &Self) -> bool {
         let as_it_was = match self.clocks {
-            Some(_) => self.clocks == other.clocks,
+            Some(_) => self.clocks == other.clocks && self.sealed.1 == other.sealed.1,
             None => self.changes == other.changes,
         };
         as_it_was && self.captured == other.captured
@@ -146,12 +150,11 @@ impl Watch {
     fn look(&self, conn: &Connection, before: Option<&Look>) -> Result<Look, ReplicaError> {
         let changes = changes_of(conn, self.table.id())?;
         if self.only.is_empty() {
-            let mut newest =
-                conn.prepare_cached("SELECT max(id) FROM anabranch_capture WHERE tbl = ?1")?;
             return Ok(Look {
                 changes,
-                captured: newest.query_row([self.table.id().0], |row| row.get(0))?,
+                captured: newest_captured(conn, &self.table, 1, |_| true)?,
                 clocks: None,
+                sealed: (Seq(0), Seq(0)),
             });
         }
         let matters = |key: &[u8]| self.only.iter().any(|prefix| key.starts_with(prefix));
@@ -160,11 +163,35 @@ impl Watch {
             Some(clocks) => clocks,
             None => self.clocks(conn)?,
         };
+        let sealed = match (unchanged, before) {
+            (Some(before), _) => before.sealed,
+            (None, before) => self.sealed(conn, before, matters)?,
+        };
         Ok(Look {
             changes,
             captured: newest_captured(conn, &self.table, CAPTURED_LOOKED_AT_MAX, matters)?,
             clocks: Some(clocks),
+            sealed,
         })
+    }
+
+    /// The newest local transaction, and the newest of those that wait which wrote a row whose
+    /// packed key `matters`: their clocks are not beside the rows yet.
+    fn sealed(
+        &self,
+        conn: &Connection,
+        before: Option<&Look>,
+        matters: impl Fn(&[u8]) -> bool,
+    ) -> Result<(Seq, Seq), ReplicaError> {
+        let next = Numbers::read(conn)?.0.next_seq.unsigned_abs();
+        let newest = Seq(next.saturating_sub(1));
+        let Some(before) = before else {
+            return Ok((newest, newest));
+        };
+        let wrote = outbox::newest_where(conn, before.sealed.0, |delta| {
+            delta.table == self.table.id() && matters(&pack(&delta.key))
+        })?;
+        Ok((newest, wrote.unwrap_or(before.sealed.1)))
     }
 
     /// Stands for the clocks of the rows that matter: each write to a row changes its clock.

@@ -25,7 +25,7 @@ impl Turn<'_> {
         packed: &[u8],
         incoming: &RowState,
     ) -> Result<(), ReplicaError> {
-        let Some(held) = table.held(self.tx, packed)? else {
+        let Some(held) = self.held(table, packed)? else {
             return Ok(());
         };
         let ours = |column, stamp| {

@@ -1,8 +1,10 @@
 //! The durable queues of local transactions: those that wait for an outcome, and the rejected ones.
+//!
+//! The outbox is a view over the table that the triggers append to: a sealed transaction takes the
+//! place of what was captured, at the end of the same B-tree, so that a local write dirties one page
+//! for both.
 
-use std::collections::HashMap;
-
-use anabranch_crdt::{Delta, Hlc, Millis, TableId};
+use anabranch_crdt::{Delta, Hlc, Millis};
 use anabranch_protocol::{
     LocalTransaction, RejectCode, Seq,
     codec::{decode_transaction, encode_transaction},
@@ -12,7 +14,8 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     ReplicaError,
     limits::TRANSACTION_BYTES_MAX,
-    tables::{TablesError, first, key, meta},
+    numbers::Numbers,
+    tables::{SEALED, TablesError, first, meta},
 };
 
 /// A local transaction that the store refused: withdrawn, and kept whole until discarded.
@@ -50,8 +53,9 @@ pub(crate) fn state(conn: &Connection, seq: Seq) -> Result<TransactionState, Rep
     if found("SELECT 1 FROM anabranch_rejected WHERE seq = ?1")? {
         return Ok(TransactionState::Rejected);
     }
+    let (numbers, _) = Numbers::read(conn)?;
     let used = seq.0 >= meta::number(conn, "first_seq")?.max(1).unsigned_abs()
-        && seq.0 < meta::number(conn, "next_seq")?.max(1).unsigned_abs();
+        && seq.0 < numbers.next_seq.unsigned_abs();
     let discarded = meta::number(conn, &discarded_name(seq))? != 0;
     Ok(if used && !discarded {
         TransactionState::Accepted
@@ -75,10 +79,11 @@ fn discarded_name(seq: Seq) -> String {
     format!("discarded_{}", seq.0)
 }
 
-/// Appends a transaction, which must fit.
+/// Appends a transaction, which must fit, behind `pending` others.
 pub(crate) fn append(
     conn: &Connection,
     transaction: &LocalTransaction,
+    pending: u64,
     transactions_max: u64,
 ) -> Result<(), ReplicaError> {
     let payload = encode_transaction(transaction)?;
@@ -87,8 +92,6 @@ pub(crate) fn append(
             bytes: payload.len(),
         });
     }
-    let oldest = first_seq(conn)?.map_or(transaction.seq.0, |seq| seq.0);
-    let pending = transaction.seq.0.saturating_sub(oldest);
     if pending >= transactions_max {
         return Err(ReplicaError::OutboxFull { pending });
     }
@@ -108,20 +111,22 @@ fn put(
     transaction: &LocalTransaction,
     payload: &[u8],
 ) -> Result<(), ReplicaError> {
-    let sql = "INSERT OR REPLACE INTO anabranch_outbox(seq, hlc, payload) VALUES (?1, ?2, ?3)";
+    let sql = "INSERT OR REPLACE INTO anabranch_capture(id, tbl, op, changed, k0) \
+               VALUES (?1, 0, ?2, ?3, ?4)";
     let hlc = transaction.stamp.hlc.to_i64();
+    let seq = number(transaction.seq);
     conn.prepare_cached(sql)?
-        .execute((number(transaction.seq), hlc, payload))?;
+        .execute((seq, SEALED, hlc, payload))?;
     Ok(())
 }
 
 /// The oldest transaction waiting.
 pub(crate) fn first_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
-    Ok(
-        first::<Option<i64>>(conn, "SELECT min(seq) FROM anabranch_outbox")?
-            .flatten()
-            .map(seq),
-    )
+    Ok(first::<i64>(
+        conn,
+        "SELECT seq FROM anabranch_outbox ORDER BY seq LIMIT 1",
+    )?
+    .map(seq))
 }
 
 /// The transaction numbered `seq`, if it waits.
@@ -179,11 +184,27 @@ pub(crate) fn all_after(
 /// Takes everything out, the rejected ones too.
 pub(crate) fn clear(conn: &Connection) -> Result<(), ReplicaError> {
     conn.execute_batch(
-        "DELETE FROM anabranch_outbox;
+        "DELETE FROM anabranch_capture WHERE op = 0;
          DELETE FROM anabranch_rejected;
          DELETE FROM anabranch_meta WHERE name GLOB 'discarded_*'",
     )?;
     Ok(())
+}
+
+/// The newest transaction after `after` with a delta that `matters`; `None` if none has.
+pub(crate) fn newest_where(
+    conn: &Connection,
+    after: Seq,
+    mut matters: impl FnMut(&Delta) -> bool,
+) -> Result<Option<Seq>, ReplicaError> {
+    let mut newest = None;
+    each_after(conn, after, |transaction, _| {
+        if transaction.deltas.iter().any(&mut matters) {
+            newest = Some(transaction.seq);
+        }
+        Ok(true)
+    })?;
+    Ok(newest)
 }
 
 /// Takes a transaction out; `None` if it is not there.
@@ -193,7 +214,7 @@ pub(crate) fn remove(
 ) -> Result<Option<LocalTransaction>, ReplicaError> {
     let transaction = get(conn, seq)?;
     if transaction.is_some() {
-        let sql = "DELETE FROM anabranch_outbox WHERE seq = ?1";
+        let sql = "DELETE FROM anabranch_capture WHERE id = ?1";
         conn.prepare_cached(sql)?.execute([number(seq)])?;
     }
     Ok(transaction)
@@ -245,76 +266,4 @@ fn number(seq: Seq) -> i64 {
 
 fn seq(number: i64) -> Seq {
     Seq(number.unsigned_abs())
-}
-
-/// Which rows waiting transactions touch, and how many of them do: an index in memory over the
-/// outbox, made anew when another process has changed that.
-#[derive(Debug, Default)]
-pub(crate) struct PendingIndex {
-    /// The outbox's generation that this is an index of; `None` if it must be made anew.
-    generation: Option<i64>,
-    rows: HashMap<TableId, HashMap<Vec<u8>, u32>>,
-}
-
-impl PendingIndex {
-    /// Makes it true of the outbox at `generation`.
-    pub(crate) fn refresh(
-        &mut self,
-        conn: &Connection,
-        generation: i64,
-    ) -> Result<(), ReplicaError> {
-        if self.generation == Some(generation) {
-            return Ok(());
-        }
-        self.rows.clear();
-        each_after(conn, Seq(0), |transaction, _| {
-            self.add(&transaction.deltas);
-            Ok(true)
-        })?;
-        self.generation = Some(generation);
-        Ok(())
-    }
-
-    /// It may be wrong: a change of the outbox was rolled back.
-    pub(crate) const fn invalidate(&mut self) {
-        self.generation = None;
-    }
-
-    /// The outbox is at `after` because this process has just changed it from `before`.
-    pub(crate) fn advance(&mut self, before: i64, after: i64) {
-        if self.generation == Some(before) {
-            self.generation = Some(after);
-        }
-    }
-
-    /// A transaction with these deltas has come.
-    pub(crate) fn add(&mut self, deltas: &[Delta]) {
-        for delta in deltas {
-            let rows = self.rows.entry(delta.table).or_default();
-            let count = rows.entry(key::pack(&delta.key)).or_default();
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// A transaction with these deltas has gone.
-    pub(crate) fn remove(&mut self, deltas: &[Delta]) {
-        for delta in deltas {
-            let Some(rows) = self.rows.get_mut(&delta.table) else {
-                continue;
-            };
-            let packed = key::pack(&delta.key);
-            if let Some(count) = rows.get_mut(&packed) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    rows.remove(&packed);
-                }
-            }
-        }
-    }
-
-    /// Whether a waiting transaction touches the row.
-    pub(crate) fn contains(&self, table: TableId, packed: &[u8]) -> bool {
-        let rows = self.rows.get(&table);
-        rows.is_some_and(|rows| rows.contains_key(packed))
-    }
 }

@@ -72,26 +72,34 @@ impl Turn<'_> {
     ) -> Result<(), ReplicaError> {
         self.numbers.hlc = self.numbers.hlc.max(transaction.stamp.hlc);
         transaction.stamp.replica = self.replica;
-        transaction.seq = self.next_seq();
         for delta in &mut transaction.deltas {
             delta.state = state_by(&delta.state, theirs, self.replica);
         }
-        self.show(&transaction.deltas)?;
-        outbox::append(self.tx, &transaction, transactions_max)?;
-        self.queued(&transaction);
+        self.show(&transaction.deltas, false)?;
+        let pending = self.waiting();
+        transaction.seq = self.next_seq();
+        outbox::append(self.tx, &transaction, pending, transactions_max)?;
+        let packed = transaction.deltas.iter().map(|delta| pack(&delta.key));
+        let packed = packed.collect();
+        self.pending.appended(&transaction, packed, &self.numbers);
         self.events.push(Event::Sealed(transaction.seq));
         Ok(())
     }
 
-    /// Merges deltas of the outbox into the tables.
-    pub(crate) fn show(&mut self, deltas: &[Delta]) -> Result<(), ReplicaError> {
+    /// Merges deltas of the outbox into the tables: under what is pending, or with `emptied` into
+    /// rows that were let go of, where nothing shows what is pending.
+    pub(crate) fn show(&mut self, deltas: &[Delta], emptied: bool) -> Result<(), ReplicaError> {
         let mut changes = Vec::new();
         for delta in deltas {
             let table = self.tables.get(delta.table);
             let number = || ReplicaError::NoTable(format!("number {}", delta.table.0));
             let table = table.ok_or_else(number)?;
             self.keep_unknown(table, &delta.key, &pack(&delta.key), &delta.state)?;
-            let merged = table.merge(self.tx, &delta.key, &delta.state, |held| held)?;
+            let merged = if emptied {
+                table.merge(self.tx, &delta.key, &delta.state, |held| held)?
+            } else {
+                self.merge_row(table, &delta.key, &delta.state)?
+            };
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
         }
         self.events.extend(Event::rows(Origin::Local, changes));

@@ -17,12 +17,14 @@ use crate::{
     events::EventQueue,
     file::{Purpose, connect, establish},
     identity,
+    numbers::Numbers,
     observe::Observers,
-    outbox::{self, PendingIndex},
+    outbox,
+    pending::PendingIndex,
     principal::{self, Principal},
     retained::Retention,
     subscriptions,
-    tables::{Rules, Tables, audit, first, is_waiting, meta, unpack_key},
+    tables::{Rules, Tables, audit, first, is_waiting, meta},
     turn::{Bounds, Turn},
 };
 
@@ -218,11 +220,11 @@ impl Replica {
         let new_id = self.new_id();
         let retention = self.retention();
         let greeted = self.turn(|turn| {
+            turn.seal(Bounds::Waived)?;
             if turn.is_outrun(welcome.merged_through) {
                 turn.become_another(new_id)?;
                 return Ok(Greeted::Anew);
             }
-            turn.seal(Bounds::Waived)?;
             turn.welcome(welcome, schema)?;
             turn.trim_retained(retention)?;
             Ok(Greeted::Known)
@@ -337,7 +339,8 @@ impl Replica {
     /// The oldest transaction that waits for an outcome, or the number that the next one will get.
     pub fn first_pending(&self) -> Result<Seq, ReplicaError> {
         let tx = self.merging.unchecked_transaction()?;
-        let next = Seq(meta::number(&tx, "next_seq")?.max(1).unsigned_abs());
+        let (numbers, _) = Numbers::read(&tx)?;
+        let next = Seq(numbers.next_seq.unsigned_abs());
         Ok(outbox::first_seq(&tx)?.unwrap_or(next))
     }
 
@@ -388,7 +391,7 @@ impl Replica {
     ) -> Result<Option<RowState>, ReplicaError> {
         self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
-            Ok(turn.table_named(table)?.state(turn.tx, key)?)
+            turn.row_state(turn.table_named(table)?, key)
         })
     }
 
@@ -397,15 +400,7 @@ impl Replica {
     pub fn row_states(&mut self, table: &str) -> Result<Vec<(RowKey, RowState)>, ReplicaError> {
         self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
-            let table = turn.table_named(table)?;
-            let mut out = Vec::new();
-            table.each_held(turn.tx, |packed, held| {
-                let key = unpack_key(&packed)?;
-                let state = table.state_of(turn.tx, &key, &held.clock)?;
-                out.push((key, state));
-                Ok(())
-            })?;
-            Ok(out)
+            turn.row_states(turn.table_named(table)?)
         })
     }
 
@@ -451,14 +446,15 @@ impl Replica {
     /// How the replica is doing.
     pub fn status(&self) -> Result<Status, ReplicaError> {
         let tx = self.merging.unchecked_transaction()?;
+        let (numbers, _) = Numbers::read(&tx)?;
         let rejected = first::<i64>(&tx, "SELECT count(*) FROM anabranch_rejected")?;
         Ok(Status {
             schema_version: self.tables.schema().version,
-            pending: meta::number(&tx, "outbox_waiting")?.unsigned_abs(),
+            pending: numbers.waiting(),
             rejected: rejected.unwrap_or(0).unsigned_abs(),
             last_synced: meta::read::<i64>(&tx, "last_synced_ms")?
                 .map(|at| Millis(at.unsigned_abs())),
-            clock_offset_ms: meta::number(&tx, "clock_offset_ms")?,
+            clock_offset_ms: numbers.clock_offset_ms,
             subscriptions: subscriptions::all(&tx)?,
         })
     }

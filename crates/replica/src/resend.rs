@@ -62,7 +62,7 @@ impl Turn<'_> {
             let Some(state) = self.written_again(table, &delta, stamp)? else {
                 continue;
             };
-            let merged = table.merge(self.tx, &delta.key, &state, |held| held)?;
+            let merged = self.merge_row(table, &delta.key, &state)?;
             changes.extend(merged.into_change(table.id(), delta.key.clone()));
             inserts.push(found.transaction.inserts.contains(place));
             deltas.push(Delta { state, ..delta });
@@ -70,6 +70,7 @@ impl Turn<'_> {
         if deltas.is_empty() {
             return Ok(None);
         }
+        let pending = self.waiting();
         let seq = self.next_seq();
         let transaction = LocalTransaction {
             seq,
@@ -77,9 +78,11 @@ impl Turn<'_> {
             deltas,
             inserts: inserts.into_iter().collect(),
         };
-        outbox::append(self.tx, &transaction, transactions_max)?;
+        outbox::append(self.tx, &transaction, pending, transactions_max)?;
         outbox::discard(self.tx, refused)?;
-        self.queued(&transaction);
+        let packed = transaction.deltas.iter().map(|delta| pack(&delta.key));
+        let packed = packed.collect();
+        self.pending.appended(&transaction, packed, &self.numbers);
         self.events.extend(Event::rows(Origin::Local, changes));
         self.events.push(Event::Sealed(seq));
         Ok(Some(seq))
@@ -88,12 +91,12 @@ impl Turn<'_> {
     /// What a delta wrote, as far as its columns are still there, at a new stamp; `None` if they are
     /// all gone.
     fn written_again(
-        &self,
+        &mut self,
         table: &TableSql,
         delta: &Delta,
         stamp: Stamp,
     ) -> Result<Option<RowState>, ReplicaError> {
-        let held = table.held(self.tx, &pack(&delta.key))?.unwrap_or_default();
+        let held = self.held(table, &pack(&delta.key))?.unwrap_or_default();
         let existence = delta.state.existence();
         let mut state = if existence.is_present() {
             RowState::live(stamp)

@@ -87,7 +87,7 @@ impl Turn<'_> {
             return Ok(());
         }
         for transaction in outbox::all_after(self.tx, anabranch_protocol::Seq(0))? {
-            self.show(&transaction.deltas)?;
+            self.show(&transaction.deltas, true)?;
         }
         Ok(meta::write(self.tx, SIGNED_OUT, 0)?)
     }

@@ -4,18 +4,23 @@
 //! What must agree with the file (the clock, the next number) is read from it at the start of each
 //! turn and never kept across turns, since another process may write to the same file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_crdt::{
-    Delta, Hlc, HlcClock, HlcError, Millis, ReplicaId, RowKey, RowState, Stamp, TableId,
+    Delta, Hlc, HlcClock, HlcError, Millis, ReplicaId, RowClock, RowKey, RowState, Stamp, TableId,
 };
 use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
 
 use crate::{
     Event, Origin, ReplicaError, identity, live_reads,
-    outbox::{self, PendingIndex},
-    tables::{RowChange, TableSql, Tables, is_waiting, key, meta, seal, unpack_key},
+    numbers::{Numbers, Stored},
+    outbox,
+    pending::PendingIndex,
+    tables::{
+        Clocks, Held, Incoming, Outcome, RowChange, TableSql, Tables, is_waiting, key, meta, seal,
+        unpack_key,
+    },
     told, unknown,
 };
 
@@ -35,51 +40,9 @@ pub(crate) struct Turn<'a> {
     pub(crate) numbers: Numbers,
     /// What to tell once it is committed.
     pub(crate) events: Vec<Event>,
+    stored: Stored,
     /// The tables it changed, with how often they have been changed now.
     pub(crate) counted: Vec<(TableId, i64)>,
-    read: Numbers,
-}
-
-/// The numbers that every turn reads and most change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Numbers {
-    /// The newest clock reading given out or seen.
-    pub(crate) hlc: Hlc,
-    /// The newest one that the service has told or accepted.
-    pub(crate) shared_hlc: Hlc,
-    /// The service's clock minus ours.
-    pub(crate) clock_offset_ms: i64,
-    /// The number of the next local transaction.
-    next_seq: i64,
-    /// How many transactions wait in the outbox.
-    waiting: i64,
-    /// Grows whenever the outbox changes.
-    generation: i64,
-}
-
-impl Numbers {
-    fn read(turn: &Transaction<'_>) -> Result<Self, ReplicaError> {
-        let hlc = |name| Ok::<_, ReplicaError>(Hlc::from_i64(meta::number(turn, name)?)?);
-        Ok(Self {
-            hlc: hlc("hlc")?,
-            shared_hlc: hlc("shared_hlc")?,
-            clock_offset_ms: meta::number(turn, "clock_offset_ms")?,
-            next_seq: meta::number(turn, "next_seq")?.max(1),
-            waiting: meta::number(turn, "outbox_waiting")?,
-            generation: meta::number(turn, "outbox_generation")?,
-        })
-    }
-
-    fn fields(self) -> [(&'static str, i64); 6] {
-        [
-            ("hlc", self.hlc.to_i64()),
-            ("shared_hlc", self.shared_hlc.to_i64()),
-            ("clock_offset_ms", self.clock_offset_ms),
-            ("next_seq", self.next_seq),
-            ("outbox_waiting", self.waiting),
-            ("outbox_generation", self.generation),
-        ]
-    }
 }
 
 /// Whether a transaction that is too large, or one too many, is an error.
@@ -102,7 +65,7 @@ impl<'a> Turn<'a> {
         pending: &'a mut PendingIndex,
         now: Millis,
     ) -> Result<Self, ReplicaError> {
-        let read = Numbers::read(tx)?;
+        let (numbers, stored) = Numbers::read(tx)?;
         let replica = identity::replica(tx)?;
         let replica = replica.ok_or_else(|| identity::damaged("has none"))?;
         Ok(Self {
@@ -111,20 +74,16 @@ impl<'a> Turn<'a> {
             pending,
             replica,
             now,
-            numbers: read,
+            numbers,
             events: Vec::new(),
+            stored,
             counted: Vec::new(),
-            read,
         })
     }
 
     /// Writes back what the turn changed; to be called before the commit.
     pub(crate) fn finish(&mut self) -> Result<(), ReplicaError> {
-        for (now, before) in self.numbers.fields().into_iter().zip(self.read.fields()) {
-            if now != before {
-                meta::write(self.tx, now.0, now.1)?;
-            }
-        }
+        self.numbers.write(self.tx, self.stored)?;
         let changed: BTreeSet<TableId> = self.events.iter().flat_map(Event::tables).collect();
         for table in changed {
             let count = live_reads::count_change(self.tx, table)?;
@@ -178,7 +137,10 @@ impl<'a> Turn<'a> {
             return Ok(None);
         }
         let stamp = self.stamp()?;
-        let sealed = seal(self.tx, self.tables, stamp)?;
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let pending = &*self.pending;
+        let clock_of = |table, packed: &[u8]| pending.clock(table, packed);
+        let sealed = seal(self.tx, self.tables, stamp, Clocks::Pending(&clock_of))?;
         if sealed.deltas.is_empty() {
             return Ok(None);
         }
@@ -191,47 +153,78 @@ impl<'a> Turn<'a> {
         };
         match bounds {
             Bounds::Enforced { transactions_max } => {
-                outbox::append(self.tx, &transaction, transactions_max)?;
+                let pending = self.numbers.waiting().saturating_sub(1);
+                outbox::append(self.tx, &transaction, pending, transactions_max)?;
             }
             Bounds::Waived => outbox::rewrite(self.tx, &transaction)?,
         }
-        self.queued(&transaction);
+        self.pending
+            .appended(&transaction, sealed.packed, &self.numbers);
         self.events
             .extend(Event::rows(Origin::Local, sealed.changes));
         self.events.push(Event::Sealed(seq));
         Ok(Some(seq))
     }
 
-    /// A transaction was put into the outbox.
-    pub(crate) fn queued(&mut self, transaction: &LocalTransaction) {
-        self.numbers.waiting = self.numbers.waiting.saturating_add(1);
-        self.pending.add(&transaction.deltas);
-        self.outbox_changed();
-    }
-
-    /// Takes a transaction out of the outbox; `None` if it is not there.
-    pub(crate) fn take(&mut self, seq: Seq) -> Result<Option<LocalTransaction>, ReplicaError> {
+    /// Takes a transaction out of the outbox, `accepted` or refused; `None` if it is not there.
+    pub(crate) fn take(
+        &mut self,
+        seq: Seq,
+        accepted: bool,
+    ) -> Result<Option<LocalTransaction>, ReplicaError> {
         let taken = outbox::remove(self.tx, seq)?;
         if let Some(transaction) = &taken {
-            self.pending.remove(&transaction.deltas);
-            self.numbers.waiting = self.numbers.waiting.saturating_sub(1);
-            self.outbox_changed();
+            self.numbers.settled = self.numbers.settled.saturating_add(1);
+            let deltas = &transaction.deltas;
+            self.pending.taken(deltas, accepted, &self.numbers);
         }
         Ok(taken)
     }
 
     /// How many transactions wait in the outbox.
     pub(crate) const fn waiting(&self) -> u64 {
-        self.numbers.waiting.unsigned_abs()
+        self.numbers.waiting()
     }
 
     /// Forgets what was not sent, and what was refused.
     pub(crate) fn empty_outbox(&mut self) -> Result<(), ReplicaError> {
         outbox::clear(self.tx)?;
-        self.numbers.waiting = 0;
-        self.outbox_changed();
-        self.pending.invalidate();
+        self.numbers.settled = self.numbers.next_seq.saturating_sub(1);
+        self.numbers.outbox_rewritten();
         Ok(())
+    }
+
+    /// What is held of a row, settled and pending.
+    pub(crate) fn held(
+        &mut self,
+        table: &TableSql,
+        packed: &[u8],
+    ) -> Result<Option<Held>, ReplicaError> {
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let held = table.held(self.tx, packed)?;
+        Ok(Held::with_pending(
+            held,
+            self.pending.clock(table.id(), packed),
+        ))
+    }
+
+    /// Merges a delta into a row, under what is pending on it.
+    pub(crate) fn merge_row(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+        state: &RowState,
+    ) -> Result<Outcome, ReplicaError> {
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let packed = &key::pack(key);
+        let row = Incoming {
+            key,
+            packed,
+            state,
+            pending: self.pending.clock(table.id(), packed),
+        };
+        let outcomes = table.merge_batch(self.tx, &[row], |_, held| held)?;
+        Ok(outcomes.into_iter().next().unwrap_or_default())
     }
 
     /// Takes note of what the service told of a row, if local writes are pending on it.
@@ -242,7 +235,7 @@ impl<'a> Turn<'a> {
         packed: &[u8],
         state: &RowState,
     ) -> Result<(), ReplicaError> {
-        if self.numbers.waiting == 0 {
+        if self.numbers.waiting() == 0 {
             return Ok(());
         }
         if self.is_pending(table, packed)? {
@@ -259,19 +252,12 @@ impl<'a> Turn<'a> {
         }
         for delta in deltas {
             let packed = key::pack(&delta.key);
-            self.pending.refresh(self.tx, self.numbers.generation)?;
+            self.pending.refresh(self.tx, &self.numbers)?;
             if !self.pending.contains(delta.table, &packed) {
                 told::forget(self.tx, delta.table, &packed)?;
             }
         }
         Ok(())
-    }
-
-    /// The outbox and the index over it have both been changed.
-    fn outbox_changed(&mut self) {
-        let after = self.read.generation.saturating_add(1);
-        self.pending.advance(self.numbers.generation, after);
-        self.numbers.generation = after;
     }
 
     /// Whether a waiting transaction touches the row.
@@ -280,8 +266,42 @@ impl<'a> Turn<'a> {
         table: &TableSql,
         packed: &[u8],
     ) -> Result<bool, ReplicaError> {
-        self.pending.refresh(self.tx, self.numbers.generation)?;
+        self.pending.refresh(self.tx, &self.numbers)?;
         Ok(self.pending.contains(table.id(), packed))
+    }
+
+    /// The whole state of a row; `None` if nothing is known of it.
+    pub(crate) fn row_state(
+        &mut self,
+        table: &TableSql,
+        key: &RowKey,
+    ) -> Result<Option<RowState>, ReplicaError> {
+        let held = self.held(table, &key::pack(key))?;
+        let state = held.map(|held| table.state_of(self.tx, key, &held.clock));
+        Ok(state.transpose()?)
+    }
+
+    /// The whole state of every known row of a table, in the order of packed keys.
+    pub(crate) fn row_states(
+        &mut self,
+        table: &TableSql,
+    ) -> Result<Vec<(RowKey, RowState)>, ReplicaError> {
+        self.pending.refresh(self.tx, &self.numbers)?;
+        let mut clocks: BTreeMap<Vec<u8>, RowClock> = BTreeMap::new();
+        table.each_held(self.tx, |packed, held| {
+            clocks.insert(packed, held.clock);
+            Ok(())
+        })?;
+        for (packed, pending) in self.pending.rows_of(table.id()) {
+            clocks.entry(packed.to_vec()).or_default().join(pending);
+        }
+        let mut out = Vec::with_capacity(clocks.len());
+        for (packed, clock) in clocks {
+            let key = unpack_key(&packed)?;
+            let state = table.state_of(self.tx, &key, &clock)?;
+            out.push((key, state));
+        }
+        Ok(out)
     }
 
     /// Lets go of a row that no shape holds and no local write waits on.
@@ -297,7 +317,7 @@ impl<'a> Turn<'a> {
     }
 
     fn changes_removed(&mut self, table: &TableSql, key: &RowKey) {
-        let change = RowChange::of(table.id(), key, (true, false), &[]);
+        let change = RowChange::of(table.id(), key, (true, false), Vec::new());
         self.note(change.into_iter().collect());
     }
 

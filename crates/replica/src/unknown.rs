@@ -42,11 +42,11 @@ impl Turn<'_> {
             };
             let packed = pack(&delta.key);
             forget(self.tx, delta.table, &packed)?;
-            if table.held(self.tx, &packed)?.is_none() {
+            if self.held(table, &packed)?.is_none() {
                 continue;
             }
             self.keep_unknown(table, &delta.key, &packed, &delta.state)?;
-            let merged = table.merge(self.tx, &delta.key, &delta.state, |held| held)?;
+            let merged = self.merge_row(table, &delta.key, &delta.state)?;
             let change = merged.into_change(table.id(), delta.key);
             self.note(change.into_iter().collect());
         }

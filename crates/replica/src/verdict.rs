@@ -11,7 +11,7 @@ use crate::{
     Event, ReplicaError,
     outbox::{self, RejectedTransaction},
     subscriptions,
-    tables::{RowChange, TableSql, key::pack},
+    tables::{Held, RowChange, TableSql, key::pack},
     told,
     turn::{Turn, newest},
 };
@@ -27,7 +27,7 @@ impl Turn<'_> {
         reason: String,
         rows: Vec<Delta>,
     ) -> Result<(), ReplicaError> {
-        let Some(transaction) = self.take(seq)? else {
+        let Some(transaction) = self.take(seq, false)? else {
             return Ok(());
         };
         self.observe(newest(rows.iter().map(|row| &row.state)));
@@ -97,9 +97,9 @@ impl Turn<'_> {
         waiting: &[RowState],
     ) -> Result<(), ReplicaError> {
         let key = &refused.key;
-        let Some(held) = table.held(self.tx, &pack(key))? else {
-            return Ok(());
-        };
+        let held = self.held(table, &pack(key))?;
+        // The row is as the refused write has left it.
+        let held = Held::with_pending(held, Some(refused.state.clock())).unwrap_or_default();
         let before = table.state_of(self.tx, key, &held.clock)?;
         let mut after = without(&before, &refused.state);
         let _ = after.merge(authority);
@@ -121,7 +121,7 @@ impl Turn<'_> {
             .filter(|column| before.value(*column) != after.value(*column))
             .collect();
         self.note(
-            RowChange::of(table.id(), key, presence, &columns)
+            RowChange::of(table.id(), key, presence, columns)
                 .into_iter()
                 .collect(),
         );
@@ -202,6 +202,7 @@ impl Turn<'_> {
             let clock = restamped_clock(&held.clock, stamps);
             table.put_held(self.tx, &packed, &clock, held.shapes)?;
         }
+        self.numbers.outbox_rewritten();
         Ok(())
     }
 }

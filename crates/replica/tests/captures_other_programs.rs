@@ -165,7 +165,11 @@ fn what_a_table_rebuild_brought_and_left_out_is_found() {
     let mut site = Site::new(1);
     let id = site.keep_everything();
     site.replica.finish_snapshot(id, common::cursor(1)).unwrap();
+    let mut other = Site::new(2);
+    other.run("INSERT INTO numbered VALUES (4, 'heard')");
+    site.hear(&other.pending());
     site.run("INSERT INTO numbered VALUES (1, 'one'), (2, 'two')");
+    assert_eq!(site.count("numbered"), 3);
     site.foreign()
         .execute_batch(
             "CREATE TABLE rebuilt(id INTEGER PRIMARY KEY NOT NULL, note TEXT);
@@ -180,8 +184,11 @@ fn what_a_table_rebuild_brought_and_left_out_is_found() {
         panic!("one row came");
     };
     assert_eq!(row.key.0, [Value::Integer(3)]);
-    // What did not come along is asked for again, and not deleted for everybody.
+    // What did not come along is asked for again, and not deleted for everybody; what was not sent
+    // yet is given back.
     let states = site.replica.row_states("numbered").unwrap();
-    assert_eq!(states.len(), 2);
+    let keys: Vec<&Value> = states.iter().map(|(key, _)| &key.0[0]).collect();
+    assert_eq!(keys, [1, 2, 3].map(Value::Integer).each_ref());
+    assert_eq!(site.count("numbered WHERE note = 'two'"), 1);
     assert_eq!(site.replica.subscriptions().unwrap()[0].cursor, None);
 }

@@ -41,7 +41,14 @@ fn what_was_written_behind_the_engines_back_is_found_and_repaired() {
         .execute_batch(
             "INSERT INTO numbered VALUES (3, 'unnoticed'); DELETE FROM numbered WHERE id = 2;
              DROP TRIGGER anabranch_1_insert;
-             UPDATE anabranch_meta SET value = 9 WHERE name = 'outbox_waiting'",
+             INSERT INTO anabranch_meta VALUES ('numbers', zeroblob(48))",
+        )
+        .unwrap();
+    let wrong: Vec<u8> = [0_i64, 0, 0, 9, 3, 0].map(i64::to_be_bytes).concat();
+    behind
+        .execute(
+            "UPDATE anabranch_meta SET value = ?1 WHERE name = 'numbers'",
+            [wrong],
         )
         .unwrap();
     drop(behind);
@@ -59,6 +66,11 @@ fn what_was_written_behind_the_engines_back_is_found_and_repaired() {
     );
     assert_eq!(examine(&path, true).unwrap(), []);
     let replica = Replica::open(&path, options(&Clock::new(), 1)).unwrap();
+    assert_eq!(
+        count(replica.connection(), "numbered WHERE id = 2"),
+        1,
+        "what a pending write says is given back"
+    );
     let pending = replica.pending(Seq(1), usize::MAX).unwrap();
     assert_eq!(pending[0].deltas[0].table, NUMBERED);
     assert_eq!(replica.status().unwrap().pending, 2);

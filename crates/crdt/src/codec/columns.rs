@@ -2,14 +2,21 @@
 
 use alloc::{borrow::ToOwned, vec::Vec};
 
-use super::{DecodeError, Input, References, put_long_bytes, put_long_varint, put_varint};
+use super::{
+    DecodeError, Input, PutStamp, References, put_long_bytes, put_long_varint, put_varint,
+};
 use crate::{
     ColumnId, ColumnState, Counter, Element, ElementSet, Increment, MergeKind, RowClock, Stamp,
     Total,
 };
 
 /// Appends the columns, whose stamps all have a number in `references`.
-pub(super) fn put(out: &mut Vec<u8>, columns: &[(ColumnId, ColumnState)], references: &References) {
+pub(super) fn put(
+    out: &mut Vec<u8>,
+    columns: &[(ColumnId, ColumnState)],
+    references: &References,
+    put_stamp: &mut PutStamp<'_>,
+) {
     put_varint(out, columns.len());
     for (column, state) in columns {
         put_varint(out, usize::from(column.0));
@@ -33,7 +40,7 @@ pub(super) fn put(out: &mut Vec<u8>, columns: &[(ColumnId, ColumnState)], refere
                 put_varint(out, set.elements().len());
                 for element in set.elements() {
                     put_long_bytes(out, element.text.as_bytes());
-                    references.put_existence(out, &element.existence);
+                    references.put_existence(out, &element.existence, put_stamp);
                 }
             }
         }
@@ -54,7 +61,7 @@ fn put_shares(
 
 /// Reads the columns into `clock`.
 pub(super) fn read(
-    input: &mut Input<'_>,
+    input: &mut Input<'_, '_>,
     stamps: &[Stamp],
     clock: &mut RowClock,
 ) -> Result<(), DecodeError> {
@@ -73,7 +80,7 @@ pub(super) fn read(
     Ok(())
 }
 
-fn read_counter(input: &mut Input<'_>, stamps: &[Stamp]) -> Result<Counter, DecodeError> {
+fn read_counter(input: &mut Input<'_, '_>, stamps: &[Stamp]) -> Result<Counter, DecodeError> {
     let mut totals = Vec::new();
     for _ in 0..input.varint()? {
         let (through, sum) = read_share(input, stamps)?;
@@ -87,12 +94,12 @@ fn read_counter(input: &mut Input<'_>, stamps: &[Stamp]) -> Result<Counter, Deco
     Ok(Counter::of(totals, increments))
 }
 
-fn read_share(input: &mut Input<'_>, stamps: &[Stamp]) -> Result<(Stamp, i64), DecodeError> {
+fn read_share(input: &mut Input<'_, '_>, stamps: &[Stamp]) -> Result<(Stamp, i64), DecodeError> {
     let reference = input.varint()?;
     Ok((input.referred(reference, stamps)?, read_number(input)?))
 }
 
-fn read_set(input: &mut Input<'_>, stamps: &[Stamp]) -> Result<ElementSet, DecodeError> {
+fn read_set(input: &mut Input<'_, '_>, stamps: &[Stamp]) -> Result<ElementSet, DecodeError> {
     let mut elements = Vec::new();
     for _ in 0..input.varint()? {
         let length = input.long_varint()?;
@@ -113,12 +120,12 @@ fn put_number(out: &mut Vec<u8>, number: i64) {
     put_long_varint(out, ((number << 1) ^ (number >> 63)).cast_unsigned());
 }
 
-fn read_number(input: &mut Input<'_>) -> Result<i64, DecodeError> {
+fn read_number(input: &mut Input<'_, '_>) -> Result<i64, DecodeError> {
     let folded = input.long_varint()?;
     Ok((folded >> 1).cast_signed() ^ (folded & 1).cast_signed().wrapping_neg())
 }
 
-impl Input<'_> {
+impl Input<'_, '_> {
     /// A number that may take all of 64 bits.
     fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut number = 0_u64;

@@ -5,7 +5,7 @@ use anabranch_crdt::{ColumnId, MergeKind, RowState};
 use anabranch_shape::schema::Table;
 use rusqlite::Connection;
 
-use super::{TableSql, TablesError, values::is_of_class};
+use super::{TableSql, TablesError};
 
 impl TableSql {
     /// The cells of columns that this file does not have; `None` if there are none.
@@ -50,18 +50,6 @@ impl TableSql {
         })?;
         rows.iter()
             .try_for_each(|(packed, held)| self.put_held(conn, packed, &held.clock, held.shapes))
-    }
-
-    /// The cells of `delta` in `columns` that still fit the columns' types.
-    pub fn fitting_cells(&self, delta: &RowState, columns: &[ColumnId]) -> RowState {
-        let mut fitting = RowState::new();
-        for (column, stamp, value) in delta.cells() {
-            let register = self.register(column).filter(|_| columns.contains(&column));
-            if register.is_some_and(|register| is_of_class(register.kind, value)) {
-                fitting.set(column, stamp, value.clone());
-            }
-        }
-        fitting
     }
 }
 

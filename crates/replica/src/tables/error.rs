@@ -3,6 +3,8 @@
 use anabranch_crdt::{DecodeError, TableId};
 use thiserror::Error;
 
+use crate::limits::REPLICAS_MAX;
+
 /// Why reading or writing the tables failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -39,6 +41,9 @@ pub enum TablesError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// More replicas have written than a file can number.
+    #[error("clocks of more than {REPLICAS_MAX} replicas; start a new file")]
+    TooManyReplicas,
     /// A side table holds what the engine never writes.
     #[error("the file is damaged: {0}; restore it from a backup or start a new one")]
     Damaged(String),

@@ -116,9 +116,14 @@ fn note(table: &TableSql, columns: &[String], rows: &str) -> String {
         .iter()
         .map(|column| dead_column(column.id))
         .collect();
+    // A row with a NULL in its key is nobody's.
+    let whole = table.keys.iter();
+    let whole: String = whole
+        .map(|column| format!(" AND {} IS NOT NULL", column.name))
+        .collect();
     format!(
         "DELETE FROM {dead} WHERE ({dead_keys}) IN (SELECT {keys} {rows}); \
-         INSERT INTO {dead}({}) SELECT {} {rows}; {}",
+         INSERT INTO {dead}({}) SELECT {} {rows}{whole}; {}",
         list(&dead_columns),
         list(columns),
         mark_from(table, DELETE, rows)

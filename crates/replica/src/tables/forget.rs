@@ -4,7 +4,7 @@
 use anabranch_crdt::Hlc;
 use rusqlite::Connection;
 
-use super::{TableSql, TablesError, table::clock_table, unpack_key};
+use super::{TableSql, TablesError, names::Names, table::clock_table, unpack_key};
 
 /// What a stretch of a pass over a table's rows has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,7 @@ impl TableSql {
         );
         let mut query = conn.prepare_cached(&sql)?;
         let mut rows = query.query((after, looked_at_max))?;
+        let mut names = Names::new(conn);
         let mut gone = Vec::new();
         let mut last = None;
         let mut looked_at = 0;
@@ -38,7 +39,7 @@ impl TableSql {
             looked_at += 1;
             let packed: Vec<u8> = row.get(0)?;
             let clock = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-            let clock = self.decode_clock(clock)?;
+            let clock = names.unpack(self.id(), clock)?;
             if !clock.existence.is_present() && may_forget(&packed, clock.newest())? {
                 gone.push(unpack_key(&packed)?);
             }

@@ -17,11 +17,15 @@ use super::{
 };
 
 /// The side tables every file has, of a replica and of an embedded store alike.
+///
+/// What is captured has no constraints: a trigger that could fail makes SQLite copy every page that
+/// the application's statement touches, so as to take it back.
 pub const COMMON: &str = "
 CREATE TABLE anabranch_meta(name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
 CREATE TABLE anabranch_capture(
-  id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, op INTEGER NOT NULL, changed,
+  id INTEGER PRIMARY KEY, tbl INTEGER, op INTEGER, changed,
   k0, k1, k2, k3, k4, k5, k6, k7);
+CREATE TABLE anabranch_replica(n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
 ";
 
 /// Creates the side tables of one table.
@@ -41,7 +45,7 @@ pub fn create_side_tables(conn: &Connection, table: &Table) -> Result<(), Tables
     conn.execute_batch(&format!(
         "CREATE TABLE {clock}(key BLOB PRIMARY KEY NOT NULL, clock BLOB NOT NULL, \
          shapes INTEGER NOT NULL) WITHOUT ROWID; \
-         CREATE TABLE {dead}({}, PRIMARY KEY ({}));",
+         CREATE TABLE {dead}({}, PRIMARY KEY ({})) WITHOUT ROWID;",
         columns.join(", "),
         key.join(", ")
     ))?;

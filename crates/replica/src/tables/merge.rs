@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, params_from_iter};
 
 use super::{
     ChangeKind, Held, RowChange, TablesError, key,
+    names::Names,
     rows::run,
     table::{ColumnSql, TableSql},
     values::Bound,
@@ -26,6 +27,8 @@ pub struct Incoming<'a> {
     pub packed: &'a [u8],
     /// What comes in.
     pub state: &'a RowState,
+    /// What pending writes say of the row beside what its clock does, if there are any.
+    pub pending: Option<&'a RowClock>,
 }
 
 /// What merging a delta did to a row.
@@ -58,7 +61,8 @@ impl Outcome {
 }
 
 impl TableSql {
-    /// Merges a delta into a row, and sets the shapes it is in to what `shapes` makes of them.
+    /// Merges a delta into a row on which no writes are pending, and sets the shapes it is in to
+    /// what `shapes` makes of them.
     pub fn merge(
         &self,
         conn: &Connection,
@@ -72,6 +76,7 @@ impl TableSql {
             key,
             packed,
             state: delta,
+            pending: None,
         };
         let outcomes = self.merge_batch(conn, &[row], |_, held| {
             shapes.take().map_or(held, |shapes| shapes(held))
@@ -95,6 +100,7 @@ impl TableSql {
             // A row that comes twice has been decided once already.
             let again = writes.last().filter(|write| write.packed == row.packed);
             let held = again.map(|write| write.held.clone()).or(held);
+            let held = Held::with_pending(held, row.pending);
             let known = held.is_some();
             let mut held = held.unwrap_or_default();
             let held_shapes = held.shapes;
@@ -117,14 +123,14 @@ impl TableSql {
                 shapes,
             });
         }
-        self.put_all_held(conn, &writes)?;
+        self.put_all_held(conn, writes.iter().map(|write| (write.packed, &write.held)))?;
         Ok(outcomes)
     }
 
     /// What is kept beside the rows with these packed keys, which come in their order.
     ///
     /// One pass over the clocks where the keys lie close together, a search for each where not.
-    pub(super) fn held_in_order<'k>(
+    pub(crate) fn held_in_order<'k>(
         &self,
         conn: &Connection,
         packed: impl ExactSizeIterator<Item = &'k [u8]>,
@@ -132,11 +138,14 @@ impl TableSql {
         let mut out = Vec::with_capacity(packed.len());
         let mut wanted = packed.peekable();
         let mut query = conn.prepare_cached(&self.scan_clocks)?;
+        let mut names = Names::new(conn);
         let mut recent: Option<(Vec<u8>, RowClock)> = None;
+        let mut stepping = Stepping::default();
         while let Some(from) = wanted.peek() {
             let mut rows = query.query([from])?;
+            let steps_max = stepping.steps_max(wanted.len());
             let mut steps = 0;
-            while steps < STEPS_MAX && wanted.peek().is_some() {
+            while steps < steps_max && wanted.peek().is_some() {
                 let Some(row) = rows.next()? else {
                     // Nothing lies beyond, so no other key is known either.
                     out.extend(wanted.by_ref().map(|_| None));
@@ -154,7 +163,7 @@ impl TableSql {
                     let clock = match &recent {
                         Some((held, clock)) if held == bytes => clock.clone(),
                         _ => {
-                            let clock = self.decode_clock(bytes)?;
+                            let clock = names.unpack(self.id(), bytes)?;
                             recent = Some((bytes.to_vec(), clock.clone()));
                             clock
                         }
@@ -168,17 +177,18 @@ impl TableSql {
 
     /// Writes what is kept beside rows, which come in the order of packed keys. Rows of one
     /// transaction mostly have the same clock, which is encoded once.
-    pub(super) fn put_all_held(
+    pub(crate) fn put_all_held<'w>(
         &self,
         conn: &Connection,
-        writes: &[Write<'_>],
+        writes: impl Iterator<Item = (&'w [u8], &'w Held)>,
     ) -> Result<(), TablesError> {
         let mut statement = conn.prepare_cached(&self.put_clock)?;
+        let mut names = Names::new(conn);
         let mut recent: Option<(&RowClock, Vec<u8>)> = None;
-        for Write { packed, held } in writes {
+        for (packed, held) in writes {
             let bytes = match recent.take() {
                 Some((clock, bytes)) if *clock == held.clock => bytes,
-                _ => held.clock.encode(),
+                _ => names.pack(&held.clock)?,
             };
             statement.execute((packed, &bytes, held.shapes.0.cast_signed()))?;
             recent = Some((&held.clock, bytes));
@@ -232,9 +242,9 @@ impl TableSql {
 }
 
 /// What is to be kept beside a row.
-pub(super) struct Write<'a> {
-    pub(super) packed: &'a [u8],
-    pub(super) held: Held,
+struct Write<'a> {
+    packed: &'a [u8],
+    held: Held,
 }
 
 /// Cells of one row, in column order.
@@ -383,6 +393,28 @@ fn write<'c>(
     let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
     let (_, statement) = recent.insert((columns().collect(), prepare(&registers)?));
     Ok(statement.execute(params)?)
+}
+
+/// Decides how far to step from a key that was searched for, before searching for the next: as far
+/// as has been of use lately, and now and then farther, to see whether it would be.
+#[derive(Default)]
+struct Stepping {
+    searches: u32,
+    left: Option<usize>,
+}
+
+impl Stepping {
+    /// To be asked after each search, with the number of keys that are left to be found.
+    fn steps_max(&mut self, left: usize) -> u32 {
+        let answered = self.left.map_or(0, |before| before.saturating_sub(left));
+        self.left = Some(left);
+        self.searches = self.searches.wrapping_add(1);
+        if answered > 1 || self.searches % 8 == 1 {
+            STEPS_MAX
+        } else {
+            1
+        }
+    }
 }
 
 /// Clocks stepped over before searching is cheaper than stepping.

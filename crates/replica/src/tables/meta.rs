@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, types::FromSql};
 use super::TablesError;
 
 /// Version of the layout of the file.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
 
 /// A named value; `None` if it was never set.
 pub fn read<T: FromSql>(conn: &Connection, name: &str) -> Result<Option<T>, TablesError> {

@@ -15,6 +15,7 @@ pub mod key;
 pub mod layout;
 mod merge;
 pub mod meta;
+mod names;
 mod rows;
 mod seal;
 mod table;
@@ -31,8 +32,9 @@ pub use error::TablesError;
 pub use forget::Forgotten;
 pub use merge::{Incoming, Outcome};
 pub use rows::{ChangeKind, Held, RowChange, first, unpack_key};
-pub use seal::{Sealed, seal};
+pub use seal::{Clocks, Sealed, seal};
 pub use table::{TableSql, clock_table, dead_table, quote};
+pub(crate) use triggers::SEALED;
 pub use triggers::{Rules, audit, drop_all};
 
 /// The replicated tables of a file, with the statements over them.

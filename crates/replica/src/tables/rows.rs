@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::{
     TablesError,
+    names::Names,
     table::{ColumnSql, TableSql},
     values::{Bound, canonical, from_sql},
 };
@@ -47,6 +48,18 @@ pub enum ChangeKind {
     Removed,
 }
 
+impl Held {
+    /// What is held of a row that pending writes may have written too, whose clock is `pending`.
+    pub(crate) fn with_pending(held: Option<Self>, pending: Option<&RowClock>) -> Option<Self> {
+        let Some(pending) = pending else {
+            return held;
+        };
+        let mut held = held.unwrap_or_default();
+        held.clock.join(pending);
+        Some(held)
+    }
+}
+
 impl RowChange {
     /// The change that a row's presence before and after and its written columns amount to, if an
     /// application can see any.
@@ -54,12 +67,12 @@ impl RowChange {
         table: TableId,
         key: &RowKey,
         presence: (bool, bool),
-        columns: &[ColumnId],
+        columns: Vec<ColumnId>,
     ) -> Option<Self> {
-        let kind = ChangeKind::of(presence, columns)?;
+        let kind = ChangeKind::of(presence, &columns)?;
         let columns = match kind {
             ChangeKind::Removed => Vec::new(),
-            _ => columns.to_vec(),
+            _ => columns,
         };
         Some(Self {
             table,
@@ -91,17 +104,9 @@ impl TableSql {
             return Ok(None);
         };
         let bytes = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-        let clock = self.decode_clock(bytes)?;
+        let clock = Names::new(conn).unpack(self.id(), bytes)?;
         let shapes = SubscriptionSet(row.get::<_, i64>(1)?.cast_unsigned());
         Ok(Some(Held { clock, shapes }))
-    }
-
-    /// Reads a packed clock of this table.
-    pub fn decode_clock(&self, bytes: &[u8]) -> Result<RowClock, TablesError> {
-        RowClock::decode(bytes).map_err(|source| TablesError::Clock {
-            table: self.id(),
-            source,
-        })
     }
 
     /// Writes what is kept beside a row.
@@ -112,8 +117,9 @@ impl TableSql {
         clock: &RowClock,
         shapes: SubscriptionSet,
     ) -> Result<(), TablesError> {
+        let clock = Names::new(conn).pack(clock)?;
         let mut statement = conn.prepare_cached(&self.put_clock)?;
-        statement.execute((packed, clock.encode(), shapes.0.cast_signed()))?;
+        statement.execute((packed, clock, shapes.0.cast_signed()))?;
         Ok(())
     }
 
@@ -285,9 +291,10 @@ impl TableSql {
         let sql = format!("SELECT key, clock, shapes FROM {clocks} ORDER BY key");
         let mut query = conn.prepare_cached(&sql)?;
         let mut rows = query.query([])?;
+        let mut names = Names::new(conn);
         while let Some(row) = rows.next()? {
             let bytes = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-            let clock = self.decode_clock(bytes)?;
+            let clock = names.unpack(self.id(), bytes)?;
             let shapes = SubscriptionSet(row.get::<_, i64>(2)?.cast_unsigned());
             visit(row.get(0)?, Held { clock, shapes })?;
         }

@@ -1,9 +1,9 @@
 //! Sealing: what was captured becomes the deltas of one stamped transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use anabranch_crdt::{
-    ColumnId, Delta, MergeKind, ReplicaId, RowKey, RowState, Stamp, TableId, Value,
+    ColumnId, Delta, MergeKind, ReplicaId, RowClock, RowKey, RowState, Stamp, TableId, Value,
 };
 use anabranch_protocol::Inserts;
 use anabranch_shape::schema::{DeletePolicy, ForeignKey, ReferencePolicy};
@@ -11,9 +11,8 @@ use rusqlite::{Connection, config::DbConfig, params_from_iter};
 
 use super::{
     Held, RowChange, Tables, TablesError,
-    capture::{Net, drain},
+    capture::{Captured, Net, drain},
     key::pack,
-    merge::Write,
     table::{ColumnSql, TableSql, quote},
     values::{Bound, canonical},
 };
@@ -21,100 +20,140 @@ use super::{
 /// What sealing made of the captured writes.
 #[derive(Clone, Debug, Default)]
 pub struct Sealed {
-    /// The deltas, at most one a row, ordered by table and key. Empty if the writes cancelled out.
+    /// The deltas, at most one a row, ordered by table and packed key. Empty if the writes cancelled
+    /// out.
     pub deltas: Vec<Delta>,
     /// Which of them insert their row.
     pub inserts: Inserts,
+    /// The packed key of each delta's row.
+    pub packed: Vec<Vec<u8>>,
     /// What changed, for the application.
     pub changes: Vec<RowChange>,
 }
 
+/// Where the clocks of sealed rows lie.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it holds a function")]
+pub enum Clocks<'a> {
+    /// Beside the rows, which sealing brings up to date.
+    Written,
+    /// Beside the rows only for what is no longer pending: this tells the rest, and the sealed
+    /// deltas are to be added to it.
+    Pending(&'a (dyn Fn(TableId, &[u8]) -> Option<&'a RowClock> + 'a)),
+}
+
 /// Turns whatever was captured into deltas stamped `stamp`, which must lie above every stamp that
-/// the file holds, and brings the rows' clocks up to date.
+/// the file holds.
 ///
 /// A row that is there now tells its written columns, all of them if it is new, and that it is
 /// live. A row that is gone tells that every addition seen of it is removed, and what was written
 /// before the delete, since the removed row must be the same everywhere should it come back.
 /// Writing a child makes its parents live, so that a concurrent delete of the parent loses.
-pub fn seal(conn: &Connection, tables: &Tables, stamp: Stamp) -> Result<Sealed, TablesError> {
-    let nets = drain(conn, tables)?;
-    let mut sealing = Sealing::new(conn, tables, stamp);
-    // In the order in which the clocks lie.
-    let mut order: Vec<(TableId, Vec<u8>, RowKey, Net)> = nets
-        .into_iter()
-        .map(|((table, key), net)| (table, pack(&key), key, net))
-        .collect();
-    order.sort_unstable_by(|one, next| (one.0, &one.1).cmp(&(next.0, &next.1)));
-    for run in order.chunk_by(|one, next| one.0 == next.0) {
+pub fn seal<'a>(
+    conn: &'a Connection,
+    tables: &'a Tables,
+    stamp: Stamp,
+    clocks: Clocks<'a>,
+) -> Result<Sealed, TablesError> {
+    let mut captured = drain(conn, tables)?;
+    let mut sealing = Sealing {
+        conn,
+        tables,
+        stamp,
+        clocks,
+        rows: Vec::new(),
+        changes: Vec::new(),
+        parents: BTreeMap::new(),
+    };
+    for run in captured.chunk_by_mut(|one, next| one.table == next.table) {
         sealing.rows(run)?;
     }
     sealing.revive_parents()?;
-    let inserts = sealing.states.values().map(|(_, inserts)| *inserts);
-    let inserts = inserts.collect();
-    let deltas = sealing.states.into_iter();
-    let deltas = deltas
-        .map(|((table, key), (state, _))| Delta { table, key, state })
-        .collect();
-    Ok(Sealed {
-        deltas,
-        inserts,
-        changes: sealing.changes,
-    })
+    Ok(sealing.finish())
 }
 
 struct Sealing<'a> {
     conn: &'a Connection,
     tables: &'a Tables,
     stamp: Stamp,
-    /// The state of each row, and whether it was inserted.
-    states: BTreeMap<(TableId, RowKey), (RowState, bool)>,
+    clocks: Clocks<'a>,
+    rows: Vec<SealedRow>,
     changes: Vec<RowChange>,
-    parents: HashMap<(TableId, RowKey), ()>,
+    /// Parents of rows that were written, by table and packed key.
+    parents: BTreeMap<(TableId, Vec<u8>), RowKey>,
 }
 
-impl<'a> Sealing<'a> {
-    fn new(conn: &'a Connection, tables: &'a Tables, stamp: Stamp) -> Self {
-        Self {
-            conn,
-            tables,
-            stamp,
-            states: BTreeMap::new(),
-            changes: Vec::new(),
-            parents: HashMap::new(),
+/// A row that was sealed.
+struct SealedRow {
+    packed: Vec<u8>,
+    delta: Delta,
+    inserts: bool,
+}
+
+impl Sealing<'_> {
+    fn finish(self) -> Sealed {
+        let inserts = self.rows.iter().map(|row| row.inserts).collect();
+        let rows = self.rows.into_iter().map(|row| (row.delta, row.packed));
+        let (deltas, packed) = rows.unzip();
+        Sealed {
+            deltas,
+            inserts,
+            packed,
+            changes: self.changes,
         }
     }
 
     /// Seals rows of one table, which come in the order of packed keys.
-    fn rows(&mut self, run: &[(TableId, Vec<u8>, RowKey, Net)]) -> Result<(), TablesError> {
-        let Some(table) = run.first().and_then(|(id, ..)| self.tables.get(*id)) else {
+    fn rows(&mut self, run: &mut [Captured]) -> Result<(), TablesError> {
+        let Some(table) = run.first().and_then(|row| self.tables.get(row.table)) else {
             return Ok(());
         };
-        let held = table.held_in_order(self.conn, run.iter().map(|(_, packed, ..)| &packed[..]))?;
-        let mut writes = Vec::with_capacity(run.len());
-        for ((_, packed, key, net), held) in run.iter().zip(held) {
-            if let Some(held) = self.row(table, key, net, held)? {
-                writes.push(Write { packed, held });
+        let held = table.held_in_order(self.conn, run.iter().map(|row| &row.packed[..]))?;
+        let mut writes: Vec<(Vec<u8>, Held)> = Vec::new();
+        for (row, held) in run.iter_mut().zip(held) {
+            let held = self.with_pending(table.id(), &row.packed, held);
+            let Some((state, inserts, held)) = self.row(table, row, held)? else {
+                continue;
+            };
+            if matches!(self.clocks, Clocks::Written) {
+                writes.push((row.packed.clone(), held));
             }
+            self.rows.push(SealedRow {
+                packed: std::mem::take(&mut row.packed),
+                delta: Delta {
+                    table: table.id(),
+                    key: RowKey(std::mem::take(&mut row.key.0)),
+                    state,
+                },
+                inserts,
+            });
         }
-        table.put_all_held(self.conn, &writes)
+        let writes = writes.iter().map(|(packed, held)| (&packed[..], held));
+        table.put_all_held(self.conn, writes)
     }
 
-    /// Seals a row; what is to be kept beside it, unless nothing came of it.
+    fn with_pending(&self, table: TableId, packed: &[u8], held: Option<Held>) -> Option<Held> {
+        let pending = match self.clocks {
+            Clocks::Written => None,
+            Clocks::Pending(clock_of) => clock_of(table, packed),
+        };
+        Held::with_pending(held, pending)
+    }
+
+    /// Seals a row; its delta, whether that inserts it, and what is held of it then. `None` if nothing came of it.
     fn row(
         &mut self,
         table: &TableSql,
-        key: &RowKey,
-        net: &Net,
+        row: &Captured,
         held: Option<Held>,
-    ) -> Result<Option<Held>, TablesError> {
+    ) -> Result<Option<(RowState, bool, Held)>, TablesError> {
+        let (key, net) = (&row.key, &row.net);
         for spelled in &net.spelled {
             respell(self.conn, table, spelled, key)?;
         }
-        let was_present = held
-            .as_ref()
-            .is_some_and(|held| held.clock.existence.is_present());
         let known = held.is_some();
-        let held = held.unwrap_or_default();
+        let mut held = held.unwrap_or_default();
+        let was_present = held.clock.existence.is_present();
         let all = net.inserted || !was_present;
         let state = match table.written_values(self.conn, key, true)? {
             Some(_) if was_present && net.is_only_delete() => {
@@ -136,32 +175,20 @@ impl<'a> Sealing<'a> {
         let Some(state) = state.filter(|state| *state != RowState::new()) else {
             return Ok(None);
         };
-        let mut clock = held.clock;
-        for (column, stamp, _) in state.cells() {
-            clock.set(column, stamp);
-        }
-        for (column, state) in state.clock().columns() {
-            clock.join_column(*column, state);
-        }
+        held.clock.join(state.clock());
         if self.stamp.replica == ReplicaId::SERVER {
-            clock.settle();
+            held.clock.settle();
         }
-        clock.existence.merge(state.existence());
-        let present = clock.existence.is_present();
+        let present = held.clock.existence.is_present();
         let columns: Vec<ColumnId> = state.columns().collect();
         self.changes.extend(RowChange::of(
             table.id(),
             key,
             (was_present, present),
-            &columns,
+            columns,
         ));
         let inserts = all && state.existence().is_present();
-        self.states
-            .insert((table.id(), key.clone()), (state, inserts));
-        Ok(Some(Held {
-            clock,
-            shapes: held.shapes,
-        }))
+        Ok(Some((state, inserts, held)))
     }
 
     /// The delta of a row that is there.
@@ -279,30 +306,48 @@ impl<'a> Sealing<'a> {
             let parent_key =
                 parent.and_then(|parent| table.reference(key, values, foreign, parent));
             if let Some(parent_key) = parent_key {
-                self.parents.insert((foreign.parent, parent_key), ());
+                self.parents
+                    .insert((foreign.parent, pack(&parent_key)), parent_key);
             }
         }
     }
 
     fn revive_parents(&mut self) -> Result<(), TablesError> {
-        for (id, key) in std::mem::take(&mut self.parents).into_keys() {
+        let mut parents = std::mem::take(&mut self.parents);
+        if parents.is_empty() {
+            return Ok(());
+        }
+        // What was written itself is told as it is.
+        for row in &self.rows {
+            parents.remove(&(row.delta.table, row.packed.clone()));
+        }
+        let before = self.rows.len();
+        for ((id, packed), key) in parents {
             let Some(table) = self.tables.get(id) else {
                 continue;
             };
-            if self.states.contains_key(&(id, key.clone())) {
-                continue;
-            }
-            let packed = pack(&key);
-            let Some(mut held) = table.held(self.conn, &packed)? else {
+            let held = table.held(self.conn, &packed)?;
+            let held = self.with_pending(id, &packed, held);
+            let Some(mut held) = held.filter(|held| held.clock.existence.is_present()) else {
                 continue;
             };
-            if !held.clock.existence.is_present() {
-                continue;
-            }
             held.clock.existence.add(self.stamp);
-            table.put_held(self.conn, &packed, &held.clock, held.shapes)?;
-            self.states
-                .insert((id, key), (RowState::live(self.stamp), false));
+            if matches!(self.clocks, Clocks::Written) {
+                table.put_held(self.conn, &packed, &held.clock, held.shapes)?;
+            }
+            self.rows.push(SealedRow {
+                packed,
+                delta: Delta {
+                    table: id,
+                    key,
+                    state: RowState::live(self.stamp),
+                },
+                inserts: false,
+            });
+        }
+        if self.rows.len() > before {
+            let place = |row: &SealedRow| (row.delta.table, row.packed.clone());
+            self.rows.sort_by_cached_key(place);
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use super::{
     table::{ColumnSql, TableSql, dead_table, list, quote},
 };
 
+/// No write: in a replica, a sealed transaction, which lies in the same table.
+pub(crate) const SEALED: i64 = 0;
 /// A row was inserted.
 pub(super) const INSERT: i64 = 1;
 /// Columns of a row were changed.
@@ -155,7 +157,7 @@ pub(super) fn mark_from(table: &TableSql, op: i64, rows: &str) -> String {
 }
 
 /// Saves a row that goes. A delete and an insert, since the conflict clause of the statement that
-/// fired the trigger would override one in here.
+/// fired the trigger would override one in here. A row with a NULL in its key is nobody's.
 fn bury(table: &TableSql) -> String {
     let dead = dead_table(table.id());
     let is = all(table
@@ -167,8 +169,12 @@ fn bury(table: &TableSql) -> String {
     let values: Vec<String> = columns()
         .map(|column| format!("OLD.{}", column.name))
         .collect();
+    let whole = all(table
+        .keys
+        .iter()
+        .map(|column| format!("OLD.{} IS NOT NULL", column.name)));
     format!(
-        "DELETE FROM {dead} WHERE {is}; INSERT INTO {dead}({names}) VALUES ({}); ",
+        "DELETE FROM {dead} WHERE {is}; INSERT INTO {dead}({names}) SELECT {} WHERE {whole}; ",
         list(&values)
     )
 }

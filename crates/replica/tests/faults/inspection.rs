@@ -117,15 +117,24 @@ fn merged_transactions_are_whole(replica: &mut Replica, log: &Log) {
     }
 }
 
+/// The clock of the file: what it stores, or what the newest transaction in the outbox has.
+fn clock_of(conn: &Connection) -> Hlc {
+    let numbers = "SELECT value FROM anabranch_meta WHERE name = 'numbers'";
+    let numbers: Vec<u8> = conn
+        .query_row(numbers, [], |row| row.get(0))
+        .unwrap_or_else(|_| vec![0; 8]);
+    let stored = i64::from_be_bytes(numbers[..8].try_into().unwrap());
+    let newest = "SELECT hlc FROM anabranch_outbox ORDER BY seq DESC LIMIT 1";
+    let newest: i64 = conn
+        .query_row(newest, [], |row| row.get(0))
+        .unwrap_or_default();
+    Hlc::from_i64(stored.max(newest)).unwrap()
+}
+
 /// The clock of the file is at or above every stamp in it, transactions that wait are numbered one
 /// after another, and each of their writes is in its row, or a newer one is.
 fn clocks_agree(replica: &mut Replica) {
-    let hlc = "SELECT value FROM anabranch_meta WHERE name = 'hlc'";
-    let hlc: i64 = replica
-        .connection()
-        .query_row(hlc, [], |row| row.get(0))
-        .unwrap_or(0);
-    let hlc = Hlc::from_i64(hlc).unwrap();
+    let hlc = clock_of(replica.connection());
     let mut rows: BTreeMap<_, RowState> = BTreeMap::new();
     for table in replica.schema().tables.clone() {
         for (key, state) in replica.row_states(&table.name).unwrap() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, path::Path, path::PathBuf, sync::Arc};
 
 use anabranch_crdt::{Delta, Hlc, HlcClock, Millis, ReplicaId, RowKey, Stamp, TableId};
 use anabranch_protocol::{Position, Seq};
-use anabranch_replica::tables::{Tables, first, is_waiting, meta, seal};
+use anabranch_replica::tables::{Clocks, Tables, first, is_waiting, meta, seal};
 use anabranch_shape::{rules::Rules, schema::Schema};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -319,7 +319,7 @@ impl<'a> Work<'a> {
     pub(super) fn seal(&mut self) -> Result<(), StoreError> {
         if is_waiting(self.conn)? {
             let stamp = self.stamp()?;
-            let sealed = seal(self.conn, self.tables, stamp)?;
+            let sealed = seal(self.conn, self.tables, stamp, Clocks::Written)?;
             self.touched.extend(
                 sealed
                     .deltas

@@ -5,7 +5,7 @@ use std::path::Path;
 use anabranch_crdt::{Stamp, Value};
 use anabranch_protocol::codec::{decode_schema, encode_schema};
 use anabranch_replica::tables::{
-    Rules, TableSql, Tables, audit, drop_all, first,
+    Clocks, Rules, TableSql, Tables, audit, drop_all, first,
     layout::{self, COMMON},
     meta::{self, FORMAT},
     quote, seal, unpack_key,
@@ -53,6 +53,12 @@ pub(super) fn establish(conn: &Connection, path: &Path) -> Result<bool, StoreErr
         let path = path.display();
         return Err(StoreError::Misconfigured(format!(
             "{path} has format {format}, this version knows up to {FORMAT}; upgrade Anabranch"
+        )));
+    }
+    if format < FORMAT {
+        let path = path.display();
+        return Err(StoreError::Misconfigured(format!(
+            "{path} has format {format}, this version reads {FORMAT} only; install it anew"
         )));
     }
     if !layout::exists(conn, "anabranch_marks")? {
@@ -124,7 +130,7 @@ fn stamp_existing_rows(conn: &Connection, table: &Table) -> Result<(), StoreErro
         version: 0,
         tables: vec![table.clone()],
     };
-    seal(conn, &Tables::new(alone), Stamp::GENESIS)?;
+    seal(conn, &Tables::new(alone), Stamp::GENESIS, Clocks::Written)?;
     Ok(())
 }
 

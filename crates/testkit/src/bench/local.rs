@@ -188,14 +188,20 @@ fn peak_of(work: impl FnOnce() -> Result<Duration, BenchError>) -> Result<f64, B
     // Writing 5 makes the peak start again from here; where that is refused the peak is the
     // process's.
     let _ = fs::write("/proc/self/clear_refs", "5");
+    let before = resident_mib("VmRSS:");
     work()?;
+    Ok(resident_mib("VmHWM:") - before)
+}
+
+/// What the system tells of this process's memory under that name.
+fn resident_mib(name: &str) -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
+    let told = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|kib| kib.parse::<f64>().ok());
-    Ok(peak.map_or(0.0, |kib| kib / 1024.0))
+    told.map_or(0.0, |kib| kib / 1024.0)
 }
 
 const BATCH: usize = 10_000;

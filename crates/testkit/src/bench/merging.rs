@@ -70,6 +70,7 @@ pub(super) fn cases(
     options: &MergeOptions,
     tell: &mut impl FnMut(Figure),
 ) -> Result<(), BenchError> {
+    growth(options, tell)?;
     let random = keys(options.rows);
     let ordered = ordered_keys(options.rows);
     for case in CASES.iter().filter(|case| options.wants(case.name)) {
@@ -99,6 +100,21 @@ pub(super) fn cases(
     Ok(())
 }
 
+/// Keys in their order into a table that gets ten times as large, beside one that does not: whether
+/// the rate holds.
+fn growth(options: &MergeOptions, tell: &mut impl FnMut(Figure)) -> Result<(), BenchError> {
+    if !options.asks_for(GROWTH) {
+        return Ok(());
+    }
+    let case = case(GROWTH, Held::NothingOrdered, What::Row(HELD));
+    let (many, few) = (ordered_keys(options.rows * 10), ordered_keys(options.rows));
+    let rate_of = |keys: &[String]| Ok(rate(keys.len(), case.run(Ours::new()?, keys, keys)?));
+    let (mut ours, mut limit) = (|| rate_of(&many), || rate_of(&few));
+    let figure = compare(options.rounds, GROWTH, "rows/s", &mut ours, &mut limit)?;
+    tell(figure);
+    Ok(())
+}
+
 impl Case {
     fn run(
         &self,
@@ -123,3 +139,4 @@ impl Case {
 }
 
 const BATCH: usize = 10_000;
+const GROWTH: &str = "growth_ordered";

@@ -1,5 +1,6 @@
 //! Merging while local transactions wait for an outcome, beside the strategy that takes them back,
-//! applies what has come, and does them again.
+//! applies what has come, and does them again. Every case starts from a table of the same size,
+//! filled with as many rows that are not pending as it takes.
 
 use std::time::Duration;
 
@@ -23,11 +24,13 @@ pub(super) fn cases(
         ("pending_10000", 10_000),
     ];
     for (name, pending) in cases.into_iter().filter(|(name, _)| options.wants(name)) {
-        let all = keys(pending + 1 + BATCH * BATCHES);
-        let (local, incoming) = all.split_at(pending);
+        let all = keys(HELD_ROWS + 1 + BATCH * BATCHES);
+        let (held, incoming) = all.split_at(HELD_ROWS);
+        let (local, held) = held.split_at(pending);
         let (first, incoming) = incoming.split_at(1);
         let mut ours = || {
             let mut ours = Ours::new()?;
+            ours.all(held, What::Row(HELD), BATCH)?;
             for key in local {
                 ours.replica.transaction(|tx| insert(tx, key))?;
             }
@@ -39,7 +42,8 @@ pub(super) fn cases(
             ))
         };
         let mut limit = || {
-            let plain = Plain::with_clock(&Ours::new()?.path())?;
+            let mut plain = Plain::with_clock(&Ours::new()?.path())?;
+            plain.all(held, What::Row(HELD), BATCH)?;
             for key in local {
                 insert(&plain.conn, key)?;
             }
@@ -91,6 +95,9 @@ fn insert(conn: &Connection, key: &str) -> rusqlite::Result<usize> {
         .execute([key])
 }
 
+/// Rows of the table before, pending or not.
+const HELD_ROWS: usize = 20_000;
+
 /// Rows that come at once, as often as it takes to be measured.
 const BATCH: usize = 1_000;
-const BATCHES: usize = 5;
+const BATCHES: usize = 10;
