@@ -140,7 +140,8 @@ impl Sealing<'_> {
         Held::with_pending(held, pending)
     }
 
-    /// Seals a row; its delta, whether that inserts it, and what is held of it then. `None` if nothing came of it.
+    /// Seals a row; its delta, whether that inserts it, and what is held of it then. `None` if
+    /// nothing came of it.
     fn row(
         &mut self,
         table: &TableSql,
