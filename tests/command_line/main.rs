@@ -5,6 +5,7 @@ mod a_file_is_examined;
 mod a_replica_is_synced_by_hand;
 mod a_schema_changes_under_pending_writes;
 mod bad_input_is_told;
+mod columns_add_up_and_unite;
 mod common;
 mod demo_converges;
 mod merging_is_measured;
