@@ -80,6 +80,21 @@ pub struct LocalTransaction {
     /// a row that the replica had: a store that has it no more, not even as a tombstone, cannot take
     /// them.
     pub inserts: Inserts,
+    /// How many transactions before it, whose numbers come right before its own, it stands for: nobody
+    /// had seen them when they were squashed into this one.
+    pub replaces: u64,
+}
+
+impl LocalTransaction {
+    /// The first number that it stands for: its own, unless it replaces others.
+    pub const fn first(&self) -> Seq {
+        Seq(self.seq.0.saturating_sub(self.replaces))
+    }
+
+    /// The numbers that it stands for, its own last.
+    pub fn numbers(&self) -> impl Iterator<Item = Seq> + use<> {
+        (self.first().0..=self.seq.0).map(Seq)
+    }
 }
 
 /// Which deltas of a transaction insert their row, by their place: one bit each, the first deltas in

@@ -95,9 +95,10 @@ fn delta() -> impl Strategy<Value = Delta> {
 }
 
 fn transaction() -> impl Strategy<Value = LocalTransaction> {
-    (any::<u64>(), stamp(), prop::collection::vec(delta(), 0..5)).prop_map(
+    (1..u64::MAX, stamp(), prop::collection::vec(delta(), 0..5)).prop_map(
         |(seq, stamp, deltas)| LocalTransaction {
             seq: Seq(seq),
+            replaces: seq / 2,
             stamp,
             inserts: deltas.iter().map(|delta| delta.table.0 % 2 == 0).collect(),
             deltas,
@@ -260,12 +261,13 @@ fn golden_vectors() {
             state,
         }],
         inserts: Inserts::all(1),
+        replaces: 0,
     };
     let bytes = encode_client_frame(&ClientFrame::Push(vec![transaction.clone()])).unwrap();
     let replica = "ab".repeat(16);
     let expected = format!(
         "03 01 01 fc04000200 {replica} 01 fc04000200 {replica} 01 07 01 010a 02 02 00 03 02 6869 \
-         03 00 01 01 01 00 00 00 01 01"
+         03 00 01 01 01 00 00 00 01 01 00"
     );
     assert_eq!(hex(&bytes), expected.replace(' ', ""));
     assert_eq!(

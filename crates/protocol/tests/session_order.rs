@@ -31,6 +31,7 @@ fn transaction(seq: u64, replica: ReplicaId) -> LocalTransaction {
         stamp,
         deltas: Vec::new(),
         inserts: Inserts::default(),
+        replaces: 0,
     }
 }
 

@@ -32,6 +32,7 @@ impl Turn<'_> {
             self.restamp_unshared(welcome.merged_through)?;
         }
         self.restamp_old(welcome.merged_through, welcome.horizon)?;
+        self.squash(welcome.merged_through)?;
         schema.map_or(Ok(()), |schema| self.adopt(schema))
     }
 
@@ -254,13 +255,14 @@ impl Turn<'_> {
             self.observe(transaction.stamp.hlc);
             self.settle(&transaction.deltas)?;
             self.forget_told(&transaction.deltas)?;
+            self.events
+                .extend(transaction.numbers().map(Event::Accepted));
             touched.extend(
                 transaction
                     .deltas
                     .into_iter()
                     .map(|delta| (delta.table, delta.key)),
             );
-            self.events.push(Event::Accepted(*seq));
         }
         Ok(touched)
     }

@@ -61,6 +61,7 @@ mod replica;
 mod resend;
 mod retained;
 mod sign_out;
+mod squash;
 mod status;
 mod subscriptions;
 pub mod tables;

@@ -17,6 +17,10 @@ pub const OUTBOX_TRANSACTIONS_MAX: u64 = 1_000_000;
 /// that: a working week, after which what is shown at once would mislead more than it helps.
 pub const RETAINED_AGE_MAX_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
+/// Bytes of transactions that are squashed into one: a refusal takes all of them back, and a frame holds
+/// many.
+pub const SQUASHED_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of one transaction: what fits a frame with room for what surrounds it.
 pub const TRANSACTION_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 

@@ -46,11 +46,10 @@ pub enum TransactionState {
 
 /// What has become of the transaction numbered `seq`.
 pub(crate) fn state(conn: &Connection, seq: Seq) -> Result<TransactionState, ReplicaError> {
-    let found = |sql: &str| Ok::<_, ReplicaError>(conn.prepare_cached(sql)?.exists([number(seq)])?);
-    if found("SELECT 1 FROM anabranch_outbox WHERE seq = ?1")? {
+    if stands_in(conn, "anabranch_outbox", seq)? {
         return Ok(TransactionState::Pending);
     }
-    if found("SELECT 1 FROM anabranch_rejected WHERE seq = ?1")? {
+    if stands_in(conn, "anabranch_rejected", seq)? {
         return Ok(TransactionState::Rejected);
     }
     let (numbers, _) = Numbers::read(conn)?;
@@ -64,14 +63,35 @@ pub(crate) fn state(conn: &Connection, seq: Seq) -> Result<TransactionState, Rep
     })
 }
 
+/// Whether the transaction numbered `seq` is in `table`, or has been squashed into one that is.
+fn stands_in(conn: &Connection, table: &str, seq: Seq) -> Result<bool, ReplicaError> {
+    let sql = format!("SELECT seq, payload FROM {table} WHERE seq >= ?1 ORDER BY seq LIMIT 1");
+    let mut query = conn.prepare_cached(&sql)?;
+    let mut rows = query.query([number(seq)])?;
+    let Some(row) = rows.next()? else {
+        return Ok(false);
+    };
+    if row.get::<_, i64>(0)? == number(seq) {
+        return Ok(true);
+    }
+    let payload = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+    Ok(decode_transaction(payload)?.first() <= seq)
+}
+
 /// Discards a rejected transaction; whether there was one.
 pub(crate) fn discard(conn: &Connection, seq: Seq) -> Result<bool, ReplicaError> {
-    let sql = "DELETE FROM anabranch_rejected WHERE seq = ?1";
-    if conn.execute(sql, [number(seq)])? == 0 {
+    let sql = "DELETE FROM anabranch_rejected WHERE seq = ?1 RETURNING payload";
+    let mut query = conn.prepare_cached(sql)?;
+    let payload: Option<Vec<u8>> = query
+        .query_row([number(seq)], |row| row.get(0))
+        .optional()?;
+    let Some(payload) = payload else {
         return Ok(false);
-    }
+    };
     // So that it is not taken for accepted later.
-    meta::write(conn, &discarded_name(seq), 1)?;
+    for seq in decode_transaction(&payload)?.numbers() {
+        meta::write(conn, &discarded_name(seq), 1)?;
+    }
     Ok(true)
 }
 

@@ -78,6 +78,7 @@ impl Turn<'_> {
         self.show(&transaction.deltas, false)?;
         let pending = self.waiting();
         transaction.seq = self.next_seq();
+        transaction.replaces = 0;
         outbox::append(self.tx, &transaction, pending, transactions_max)?;
         let packed = transaction.deltas.iter().map(|delta| pack(&delta.key));
         let packed = packed.collect();

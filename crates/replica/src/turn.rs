@@ -150,6 +150,7 @@ impl<'a> Turn<'a> {
             stamp,
             deltas: sealed.deltas,
             inserts: sealed.inserts,
+            replaces: 0,
         };
         match bounds {
             Bounds::Enforced { transactions_max } => {

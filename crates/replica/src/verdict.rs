@@ -50,6 +50,7 @@ impl Turn<'_> {
         }
         self.forget_told(&transaction.deltas)?;
         let at = self.corrected_now();
+        let numbers = transaction.numbers();
         let rejected = RejectedTransaction {
             transaction,
             code,
@@ -57,7 +58,10 @@ impl Turn<'_> {
             at,
         };
         outbox::reject(self.tx, &rejected)?;
-        self.events.push(Event::Rejected { seq, code, reason });
+        for seq in numbers {
+            let reason = reason.clone();
+            self.events.push(Event::Rejected { seq, code, reason });
+        }
         Ok(())
     }
 
@@ -146,6 +150,7 @@ impl Turn<'_> {
             let stamp = Stamp::new(clock.tick(self.corrected_now())?, self.replica);
             stamps.insert(transaction.stamp, stamp);
         }
+        self.tell_restamped(&unshared);
         self.restamp(unshared, &stamps)?;
         self.numbers.hlc = clock.last();
         Ok(())
@@ -168,20 +173,24 @@ impl Turn<'_> {
             let stamp = Stamp::new(clock.tick(Millis(0))?, self.replica);
             stamps.insert(transaction.stamp, stamp);
         }
+        self.tell_restamped(&unshared);
         self.restamp(unshared, &stamps)?;
         self.numbers.hlc = self.numbers.hlc.max(clock.last());
         Ok(())
     }
 
+    fn tell_restamped(&mut self, transactions: &[LocalTransaction]) {
+        if let Some(first) = transactions.first() {
+            self.events.push(Event::Restamped(first.first()));
+        }
+    }
+
     /// Stamps waiting transactions as `stamps` says, in the outbox and in the rows they touched.
-    fn restamp(
+    pub(crate) fn restamp(
         &mut self,
         mut transactions: Vec<LocalTransaction>,
         stamps: &HashMap<Stamp, Stamp>,
     ) -> Result<(), ReplicaError> {
-        if let Some(first) = transactions.first() {
-            self.events.push(Event::Restamped(first.seq));
-        }
         // Each row once, since a new stamp may equal another transaction's old one.
         let mut rows: BTreeSet<(TableId, Vec<u8>)> = BTreeSet::new();
         for transaction in &mut transactions {

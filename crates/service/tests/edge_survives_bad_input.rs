@@ -30,6 +30,7 @@ fn transaction(seq: u64, deltas: Vec<Delta>) -> LocalTransaction {
         seq: Seq(seq),
         stamp: stamp(),
         inserts: Inserts::all(deltas.len()),
+        replaces: 0,
         deltas,
     }
 }

@@ -273,6 +273,7 @@ pub fn upload(number: u8, seq: u64, stamp: Stamp, deltas: Vec<Delta>) -> Upload 
         seq: Seq(seq),
         stamp,
         inserts: Inserts::all(deltas.len()),
+        replaces: 0,
         deltas,
     };
     Upload {

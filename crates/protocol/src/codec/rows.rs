@@ -66,6 +66,7 @@ pub(super) struct WireTransaction {
     stamp: WireStamp,
     deltas: WireDeltas,
     inserts: Vec<u8>,
+    replaces: u64,
 }
 
 /// Collects the stamps of a frame while it is written.
@@ -195,6 +196,7 @@ impl From<&LocalTransaction> for WireTransaction {
             stamp: transaction.stamp.into(),
             deltas: WireDeltas::new(&transaction.deltas),
             inserts: transaction.inserts.as_bytes().to_vec(),
+            replaces: transaction.replaces,
         }
     }
 }
@@ -205,12 +207,16 @@ impl TryFrom<WireTransaction> for LocalTransaction {
     fn try_from(wire: WireTransaction) -> Result<Self, CodecError> {
         let deltas: Vec<Delta> = wire.deltas.try_into()?;
         let inserts = Inserts::from_bytes(wire.inserts, deltas.len());
+        if wire.replaces >= wire.seq.max(1) {
+            return Err(malformed("transaction", &"it replaces more than there were"));
+        }
         Ok(Self {
             seq: Seq(wire.seq),
             stamp: wire.stamp.try_into()?,
             inserts: inserts
                 .ok_or_else(|| malformed("transaction", &"its inserts are not one bit a delta"))?,
             deltas,
+            replaces: wire.replaces,
         })
     }
 }

@@ -182,10 +182,10 @@ impl ServerSession {
             ));
         };
         for transaction in &transactions {
-            if transaction.seq < self.next_push {
+            if transaction.first() < self.next_push {
                 let message = format!(
                     "transaction {} after {} was due: a replica's transactions come in order",
-                    transaction.seq.0, self.next_push.0
+                    transaction.first().0, self.next_push.0
                 );
                 return Err(Refusal::new(RefusalCode::Protocol, message));
             }

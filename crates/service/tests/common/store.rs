@@ -249,6 +249,7 @@ pub fn local(replica: u8, seq: u64, number: i64, owner: i64, title: &str) -> Loc
         stamp,
         deltas: vec![delta(number, state)],
         inserts: Inserts::all(1),
+        replaces: 0,
     }
 }
 

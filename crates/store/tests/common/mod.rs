@@ -110,6 +110,7 @@ pub fn upload(id: u8, seq: u64, stamp: Stamp, deltas: Vec<Delta>) -> Upload {
         seq: Seq(seq),
         stamp,
         inserts: Inserts::all(deltas.len()),
+        replaces: 0,
         deltas,
     };
     let hash = hash_transaction(&transaction).unwrap();
