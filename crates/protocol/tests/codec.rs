@@ -95,15 +95,15 @@ fn delta() -> impl Strategy<Value = Delta> {
 }
 
 fn transaction() -> impl Strategy<Value = LocalTransaction> {
-    (1..u64::MAX, stamp(), prop::collection::vec(delta(), 0..5)).prop_map(
-        |(seq, stamp, deltas)| LocalTransaction {
+    (1..u64::MAX, stamp(), prop::collection::vec(delta(), 0..5)).prop_map(|(seq, stamp, deltas)| {
+        LocalTransaction {
             seq: Seq(seq),
             replaces: seq / 2,
             stamp,
             inserts: deltas.iter().map(|delta| delta.table.0 % 2 == 0).collect(),
             deltas,
-        },
-    )
+        }
+    })
 }
 
 fn change() -> impl Strategy<Value = Change> {

@@ -84,10 +84,11 @@ impl Turn<'_> {
         meta::write(self.tx, "replica", id.0)?;
         for mut transaction in waiting {
             let seq = self.next_seq();
-            numbers.push((transaction.seq, seq));
+            numbers.extend(transaction.numbers().map(|number| (number, seq)));
             outbox::remove(self.tx, transaction.seq)?;
             self.numbers.settled = self.numbers.settled.saturating_add(1);
             transaction.seq = seq;
+            transaction.replaces = 0;
             transaction.stamp.replica = id;
             for delta in &mut transaction.deltas {
                 delta.state = state_by(&delta.state, &unshared, id);

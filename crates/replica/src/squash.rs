@@ -70,14 +70,13 @@ impl Squashing {
 fn writes_the_same_rows(one: &LocalTransaction, next: &LocalTransaction) -> bool {
     let only_writes = |delta: &Delta| {
         let entries = delta.state.existence().entries();
-        entries.iter().all(|entry| entry.life == anabranch_crdt::Life::Live)
+        entries
+            .iter()
+            .all(|entry| entry.life == anabranch_crdt::Life::Live)
     };
     one.deltas.len() == next.deltas.len()
         && one.deltas.iter().zip(&next.deltas).all(|(one, next)| {
-            one.table == next.table
-                && one.key == next.key
-                && only_writes(one)
-                && only_writes(next)
+            one.table == next.table && one.key == next.key && only_writes(one) && only_writes(next)
         })
 }
 

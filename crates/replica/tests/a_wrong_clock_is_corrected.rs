@@ -19,7 +19,7 @@ fn what_was_never_shared_is_stamped_again_in_order_and_above_what_was_seen() {
     other.run("INSERT INTO numbered VALUES (1, 'remote')");
     site.hear(&other.pending());
     site.run("UPDATE numbered SET note = 'first'");
-    site.run("UPDATE numbered SET note = 'second'");
+    site.run("INSERT INTO numbered VALUES (2, 'second')");
     site.run("DELETE FROM numbered");
     site.run("INSERT INTO numbered VALUES (1, 'third')");
     let before = site.everything();

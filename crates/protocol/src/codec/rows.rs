@@ -208,7 +208,10 @@ impl TryFrom<WireTransaction> for LocalTransaction {
         let deltas: Vec<Delta> = wire.deltas.try_into()?;
         let inserts = Inserts::from_bytes(wire.inserts, deltas.len());
         if wire.replaces >= wire.seq.max(1) {
-            return Err(malformed("transaction", &"it replaces more than there were"));
+            return Err(malformed(
+                "transaction",
+                &"it replaces more than there were",
+            ));
         }
         Ok(Self {
             seq: Seq(wire.seq),

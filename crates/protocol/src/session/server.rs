@@ -185,7 +185,8 @@ impl ServerSession {
             if transaction.first() < self.next_push {
                 let message = format!(
                     "transaction {} after {} was due: a replica's transactions come in order",
-                    transaction.first().0, self.next_push.0
+                    transaction.first().0,
+                    self.next_push.0
                 );
                 return Err(Refusal::new(RefusalCode::Protocol, message));
             }

@@ -142,10 +142,12 @@ fn known_outcome(work: &Work<'_>, upload: &Upload) -> Result<Option<MergeOutcome
             let why = (RejectCode::Equivocation, reason);
             rejection(work, upload, why).map(|outcome| Some(MergeOutcome::Rejected(outcome)))
         }
-        None if last.0 != 0 && upload.transaction.first() != last.next() => Err(StoreError::Damaged(format!(
-            "transaction {} of replica {replica} came after {}: those between are missing",
-            seq.0, last.0
-        ))),
+        None if last.0 != 0 && upload.transaction.first() != last.next() => {
+            Err(StoreError::Damaged(format!(
+                "transaction {} of replica {replica} came after {}: those between are missing",
+                seq.0, last.0
+            )))
+        }
         None => Ok(None),
     }
 }
