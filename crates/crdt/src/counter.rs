@@ -163,12 +163,20 @@ impl Counter {
         Self::of(self.totals.iter().copied(), kept.copied())
     }
 
-    /// The same with other stamps on its increments.
+    /// The same with other stamps on its increments. Those that get the same stamp become one: their
+    /// transactions have.
     pub fn restamped(&self, stamp: impl Fn(Stamp) -> Stamp) -> Self {
-        let again = self.increments.iter().map(|increment| Increment {
-            stamp: stamp(increment.stamp),
-            amount: increment.amount,
-        });
+        let mut again: Vec<Increment> = Vec::with_capacity(self.increments.len());
+        for Increment { stamp: old, amount } in &self.increments {
+            let stamp = stamp(*old);
+            match again.iter_mut().find(|increment| increment.stamp == stamp) {
+                Some(held) => held.amount = held.amount.saturating_add(*amount),
+                None => again.push(Increment {
+                    stamp,
+                    amount: *amount,
+                }),
+            }
+        }
         Self::of(self.totals.iter().copied(), again)
     }
 
@@ -253,4 +261,23 @@ impl Counter {
 
 fn clamped(number: i128) -> i64 {
     i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Millis;
+
+    #[test]
+    fn increments_that_get_one_stamp_add_up() {
+        let at = |ms| Stamp::new(Hlc::new(Millis(ms), 0).unwrap(), ReplicaId([1; 16]));
+        let mut counter = Counter::new();
+        for (value, ms) in [(2, 1), (5, 2), (4, 3)] {
+            counter.merge(&counter.write(value, at(ms)));
+        }
+        let squashed = counter.restamped(|stamp| stamp.max(at(2)));
+        assert_eq!(squashed.value(), counter.value());
+        let amounts = squashed.increments().iter().map(|held| held.amount);
+        assert_eq!(amounts.collect::<Vec<_>>(), [5, -1]);
+    }
 }

@@ -77,6 +77,7 @@ impl Turn<'_> {
             stamp,
             deltas,
             inserts: inserts.into_iter().collect(),
+            replaces: 0,
         };
         outbox::append(self.tx, &transaction, pending, transactions_max)?;
         outbox::discard(self.tx, refused)?;

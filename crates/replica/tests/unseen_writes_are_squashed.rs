@@ -1,5 +1,7 @@
 //! Writes to the same rows that nobody has seen go up as one transaction, and all that was promised of
 //! each still holds.
+#![allow(clippy::unwrap_used, missing_docs)]
+
 mod common;
 
 use anabranch_crdt::Millis;
