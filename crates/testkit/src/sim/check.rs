@@ -22,12 +22,14 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn merged(&mut self, uploads: &[Upload], outcomes: &[(Seq, MergeOutcome)]) {
-        for (upload, (seq, outcome)) in uploads.iter().zip(outcomes) {
+        for (upload, (_, outcome)) in uploads.iter().zip(outcomes) {
             if *outcome != MergeOutcome::Merged {
                 continue;
             }
-            if !self.merged.insert((upload.replica, *seq)) {
-                self.broken = Some(format!("{} {seq:?} was merged twice", upload.replica));
+            for seq in upload.transaction.numbers() {
+                if !self.merged.insert((upload.replica, seq)) {
+                    self.broken = Some(format!("{} {seq:?} was merged twice", upload.replica));
+                }
             }
             for delta in &upload.transaction.deltas {
                 self.join(delta.table, &delta.key, &delta.state);
