@@ -1,5 +1,7 @@
 //! `anabranch bench merge` prints every case, each beside its limit.
 
+use anabranch_testkit::bench::{CASES, ON_REQUEST};
+
 use crate::common::succeed_json;
 
 #[test]
@@ -11,7 +13,9 @@ fn every_case_has_a_figure_and_a_limit() {
         .iter()
         .map(|figure| figure["case"].as_str().unwrap())
         .collect();
-    assert_eq!(cases, anabranch_testkit::bench::CASES);
+    let is_due = |case: &&str| !ON_REQUEST.contains(case);
+    let due: Vec<&str> = CASES.into_iter().filter(is_due).collect();
+    assert_eq!(cases, due);
     for figure in results {
         let (ours, limit) = (
             figure["ours"].as_f64().unwrap(),
