@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anabranch_crdt::TableId;
 use rusqlite::Connection;
 
-use crate::{Event, Origin, ReplicaError, live_reads};
+use crate::{Event, Origin, ReplicaError, changes};
 
 /// The counts as this process knows them.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Counts(HashMap<TableId, i64>);
 impl Counts {
     /// The counts as they are in the file.
     pub(crate) fn read(conn: &Connection) -> Result<Self, ReplicaError> {
-        Ok(Self(live_reads::all_changes(conn)?))
+        Ok(Self(changes::all(conn)?))
     }
 
     /// Takes note of changes that this process has counted; what others have counted in between.
@@ -32,7 +32,7 @@ impl Counts {
 
     /// Looks at the file; what others have counted since the last time.
     pub(crate) fn look(&mut self, conn: &Connection) -> Result<Option<Event>, ReplicaError> {
-        let now = live_reads::all_changes(conn)?;
+        let now = changes::all(conn)?;
         let changed = now.iter().filter(|(table, count)| {
             let known = self.0.get(table).copied().unwrap_or(0);
             known != **count

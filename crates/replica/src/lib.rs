@@ -37,6 +37,7 @@
 //! ```
 
 mod adopting;
+mod changes;
 mod doctor;
 mod elsewhere;
 mod error;

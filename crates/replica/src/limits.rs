@@ -36,6 +36,10 @@ pub(crate) const CAPTURED_LOOKED_AT_MAX: usize = 1_000;
 /// for the number of one.
 pub const REPLICAS_MAX: u32 = (1 << 21) - 1;
 
+/// Counts of changes that lie beside a transaction of the outbox: the tables that local writes go to
+/// mostly are fewer, and each takes twelve bytes of every transaction that waits.
+pub(crate) const COUNTS_CARRIED_MAX: usize = 16;
+
 /// Statements kept prepared on a connection: about eight a table, for the tables in use at once.
 pub(crate) const STATEMENTS_CACHED: usize = 512;
 

@@ -3,11 +3,11 @@
 //! it lies in the file, so that it holds for the writes of every process.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anabranch_crdt::{RowKey, TableId, Value};
+use anabranch_crdt::{RowKey, Value};
 use anabranch_protocol::{Seq, codec::decode_schema};
 use anabranch_shape::schema::{Schema, Table};
 use rusqlite::{
@@ -16,7 +16,7 @@ use rusqlite::{
 };
 
 use crate::{
-    LiveQueryError, ReplicaError,
+    LiveQueryError, ReplicaError, changes,
     limits::CAPTURED_LOOKED_AT_MAX,
     numbers::Numbers,
     outbox,
@@ -148,7 +148,7 @@ impl Reads {
 
 impl Watch {
     fn look(&self, conn: &Connection, before: Option<&Look>) -> Result<Look, ReplicaError> {
-        let changes = changes_of(conn, self.table.id())?;
+        let changes = changes::of(conn, self.table.id())?;
         if self.only.is_empty() {
             return Ok(Look {
                 changes,
@@ -233,40 +233,4 @@ pub(crate) fn schema_of(conn: &Connection) -> Result<Schema, ReplicaError> {
     let schema: Option<Vec<u8>> = meta::read(conn, "schema")?;
     let schema = schema.map(|bytes| decode_schema(&bytes)).transpose()?;
     Ok(schema.unwrap_or_default())
-}
-
-/// The name of the count of a replicated table's changes, in `anabranch_meta`.
-fn counter_of(table: TableId) -> String {
-    format!("changes_{}", table.0)
-}
-
-/// Counts a change of a table, for live queries of every process; the count.
-pub(crate) fn count_change(conn: &Connection, table: TableId) -> Result<i64, ReplicaError> {
-    let mut count = conn.prepare_cached(
-        "INSERT INTO anabranch_meta(name, value) VALUES (?1, 1) \
-         ON CONFLICT(name) DO UPDATE SET value = value + 1 RETURNING value",
-    )?;
-    Ok(count.query_row([counter_of(table)], |row| row.get(0))?)
-}
-
-/// How often each table has changed that has.
-pub(crate) fn all_changes(conn: &Connection) -> Result<HashMap<TableId, i64>, ReplicaError> {
-    let mut query = conn.prepare_cached(
-        "SELECT name, value FROM anabranch_meta WHERE name >= 'changes_' AND name < 'changes`'",
-    )?;
-    let mut rows = query.query([])?;
-    let mut counts = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let name = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-        let number = name.strip_prefix("changes_").and_then(|id| id.parse().ok());
-        if let Some(number) = number {
-            counts.insert(TableId(number), row.get(1)?);
-        }
-    }
-    Ok(counts)
-}
-
-/// How often a table has changed.
-pub(crate) fn changes_of(conn: &Connection, table: TableId) -> Result<i64, ReplicaError> {
-    Ok(meta::number(conn, &counter_of(table))?)
 }

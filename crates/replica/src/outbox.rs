@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     ReplicaError,
+    changes::{self, Carried},
     limits::TRANSACTION_BYTES_MAX,
     numbers::Numbers,
     tables::{SEALED, TablesError, first, meta},
@@ -99,10 +100,12 @@ fn discarded_name(seq: Seq) -> String {
     format!("discarded_{}", seq.0)
 }
 
-/// Appends a transaction, which must fit, behind `pending` others.
+/// Appends a transaction, which must fit, behind `pending` others. It carries these counts of
+/// changes, or those of the transaction before it.
 pub(crate) fn append(
     conn: &Connection,
     transaction: &LocalTransaction,
+    carried: Option<&Carried>,
     pending: u64,
     transactions_max: u64,
 ) -> Result<(), ReplicaError> {
@@ -115,28 +118,42 @@ pub(crate) fn append(
     if pending >= transactions_max {
         return Err(ReplicaError::OutboxFull { pending });
     }
-    put(conn, transaction, &payload)
+    put(conn, transaction, &payload, carried)
 }
 
-/// Overwrites a transaction that is there.
+/// Appends a transaction that another program has committed already, of any size.
+pub(crate) fn append_unbounded(
+    conn: &Connection,
+    transaction: &LocalTransaction,
+    carried: &Carried,
+) -> Result<(), ReplicaError> {
+    let payload = encode_transaction(transaction)?;
+    put(conn, transaction, &payload, Some(carried))
+}
+
+/// Writes a transaction over what has its number, if anything has.
 pub(crate) fn rewrite(
     conn: &Connection,
     transaction: &LocalTransaction,
 ) -> Result<(), ReplicaError> {
-    put(conn, transaction, &encode_transaction(transaction)?)
+    put(conn, transaction, &encode_transaction(transaction)?, None)
 }
 
 fn put(
     conn: &Connection,
     transaction: &LocalTransaction,
     payload: &[u8],
+    carried: Option<&Carried>,
 ) -> Result<(), ReplicaError> {
-    let sql = "INSERT OR REPLACE INTO anabranch_capture(id, tbl, op, changed, k0) \
-               VALUES (?1, 0, ?2, ?3, ?4)";
+    // Without counts of its own it carries those of the newest, which it may become.
+    let sql = "INSERT OR REPLACE INTO anabranch_capture(id, tbl, op, changed, k0, k1) \
+               VALUES (?1, 0, ?2, ?3, ?4, coalesce(?5, (SELECT k1 FROM anabranch_capture \
+               WHERE op = 0 ORDER BY id DESC LIMIT 1)))";
+    let carried = carried.map(Carried::to_bytes);
     let hlc = transaction.stamp.hlc.to_i64();
     let seq = number(transaction.seq);
     conn.prepare_cached(sql)?
-        .execute((seq, SEALED, hlc, payload))?;
+        .execute((seq, SEALED, hlc, payload, carried))?;
     Ok(())
 }
 
@@ -147,6 +164,11 @@ pub(crate) fn first_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
         "SELECT seq FROM anabranch_outbox ORDER BY seq LIMIT 1",
     )?
     .map(seq))
+}
+
+fn newest_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
+    let sql = "SELECT seq FROM anabranch_outbox ORDER BY seq DESC LIMIT 1";
+    Ok(first::<i64>(conn, sql)?.map(seq))
 }
 
 /// The transaction numbered `seq`, if it waits.
@@ -203,6 +225,7 @@ pub(crate) fn all_after(
 
 /// Takes everything out, the rejected ones too.
 pub(crate) fn clear(conn: &Connection) -> Result<(), ReplicaError> {
+    changes::settle(conn)?;
     conn.execute_batch(
         "DELETE FROM anabranch_capture WHERE op = 0;
          DELETE FROM anabranch_rejected;
@@ -234,6 +257,9 @@ pub(crate) fn remove(
 ) -> Result<Option<LocalTransaction>, ReplicaError> {
     let transaction = get(conn, seq)?;
     if transaction.is_some() {
+        if newest_seq(conn)? == Some(seq) {
+            changes::settle(conn)?;
+        }
         let sql = "DELETE FROM anabranch_capture WHERE id = ?1";
         conn.prepare_cached(sql)?.execute([number(seq)])?;
     }

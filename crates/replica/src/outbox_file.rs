@@ -79,7 +79,7 @@ impl Turn<'_> {
         let pending = self.waiting();
         transaction.seq = self.next_seq();
         transaction.replaces = 0;
-        outbox::append(self.tx, &transaction, pending, transactions_max)?;
+        outbox::append(self.tx, &transaction, None, pending, transactions_max)?;
         let packed = transaction.deltas.iter().map(|delta| pack(&delta.key));
         let packed = packed.collect();
         self.pending.appended(&transaction, packed, &self.numbers);

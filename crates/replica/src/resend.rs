@@ -79,7 +79,7 @@ impl Turn<'_> {
             inserts: inserts.into_iter().collect(),
             replaces: 0,
         };
-        outbox::append(self.tx, &transaction, pending, transactions_max)?;
+        outbox::append(self.tx, &transaction, None, pending, transactions_max)?;
         outbox::discard(self.tx, refused)?;
         let packed = transaction.deltas.iter().map(|delta| pack(&delta.key));
         let packed = packed.collect();

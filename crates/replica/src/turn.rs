@@ -13,7 +13,9 @@ use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
 
 use crate::{
-    Event, Origin, ReplicaError, identity, live_reads,
+    Event, Origin, ReplicaError, changes,
+    changes::Carried,
+    identity,
     numbers::{Numbers, Stored},
     outbox,
     pending::PendingIndex,
@@ -86,8 +88,10 @@ impl<'a> Turn<'a> {
         self.numbers.write(self.tx, self.stored)?;
         let changed: BTreeSet<TableId> = self.events.iter().flat_map(Event::tables).collect();
         for table in changed {
-            let count = live_reads::count_change(self.tx, table)?;
-            self.counted.push((table, count));
+            if !self.counted.iter().any(|(counted, _)| *counted == table) {
+                let count = changes::count(self.tx, table)?;
+                self.counted.push((table, count));
+            }
         }
         Ok(())
     }
@@ -144,6 +148,7 @@ impl<'a> Turn<'a> {
         if sealed.deltas.is_empty() {
             return Ok(None);
         }
+        let carried = self.count_local(&sealed.changes)?;
         let seq = self.next_seq();
         let transaction = LocalTransaction {
             seq,
@@ -155,9 +160,15 @@ impl<'a> Turn<'a> {
         match bounds {
             Bounds::Enforced { transactions_max } => {
                 let pending = self.numbers.waiting().saturating_sub(1);
-                outbox::append(self.tx, &transaction, pending, transactions_max)?;
+                outbox::append(
+                    self.tx,
+                    &transaction,
+                    Some(&carried),
+                    pending,
+                    transactions_max,
+                )?;
             }
-            Bounds::Waived => outbox::rewrite(self.tx, &transaction)?,
+            Bounds::Waived => outbox::append_unbounded(self.tx, &transaction, &carried)?,
         }
         self.pending
             .appended(&transaction, sealed.packed, &self.numbers);
@@ -165,6 +176,14 @@ impl<'a> Turn<'a> {
             .extend(Event::rows(Origin::Local, sealed.changes));
         self.events.push(Event::Sealed(seq));
         Ok(Some(seq))
+    }
+
+    /// Counts what a local transaction changes; the counts that are to lie beside it.
+    fn count_local(&mut self, made: &[RowChange]) -> Result<Carried, ReplicaError> {
+        let tables: BTreeSet<TableId> = made.iter().map(|change| change.table).collect();
+        let (carried, counted) = changes::count_local(self.tx, tables)?;
+        self.counted.extend(counted);
+        Ok(carried)
     }
 
     /// Takes a transaction out of the outbox, `accepted` or refused; `None` if it is not there.

@@ -96,3 +96,28 @@ fn what_another_engine_has_changed_is_told_by_table() {
     first.replica.seal_foreign_writes().unwrap();
     assert_eq!(first.replica.take_events(), [elsewhere(&[NUMBERED])]);
 }
+
+#[test]
+fn a_write_that_was_accepted_before_anybody_looked_is_told_all_the_same() {
+    let mut first = Site::new(1);
+    let id = first.keep_everything();
+    let all = SubscriptionSet::only(id);
+    let mut second = Replica::open(&first.path, options(&Clock::new(), 2)).unwrap();
+    for (row, position) in (1..).zip(1..4) {
+        // The count of the change lies beside the transaction, which leaves.
+        first.run(&format!("INSERT INTO numbered VALUES ({row}, 'x')"));
+        let sealed = first.last();
+        let changes = vec![change(&sealed.deltas[0], all)];
+        first
+            .replica
+            .merge_transaction(cursor(position), all, vec![sealed.seq], changes)
+            .unwrap();
+        assert!(first.pending().is_empty());
+        second.seal_foreign_writes().unwrap();
+        let elsewhere = Event::Tables {
+            origin: Origin::Elsewhere,
+            tables: vec![NUMBERED],
+        };
+        assert_eq!(second.take_events(), [elsewhere]);
+    }
+}
