@@ -152,6 +152,20 @@ impl RowClock {
             .binary_search_by_key(&column, |(held, _)| *held)
     }
 
+    /// This clock without what was written at stamps that are `gone`.
+    pub fn without_stamps(&self, gone: impl Fn(Stamp) -> bool) -> Self {
+        let registers = self.registers.iter().copied();
+        let mut kept: Self = registers.filter(|(_, stamp)| !gone(*stamp)).collect();
+        for (column, state) in &self.columns {
+            let left = state.without_stamps(&gone);
+            if left == *state || !left.is_empty() {
+                kept.set_column(*column, left);
+            }
+        }
+        kept.existence = self.existence.without_stamps(&gone);
+        kept
+    }
+
     /// Where the column's register is, or where it would go.
     pub(crate) fn position(&self, column: ColumnId) -> Result<usize, usize> {
         self.registers

@@ -148,6 +148,14 @@ impl ColumnState {
         }
     }
 
+    /// This state without what was added at stamps that are `gone`.
+    pub fn without_stamps(&self, gone: impl Fn(Stamp) -> bool) -> Self {
+        match self {
+            Self::Counter(counter) => Self::Counter(counter.without_stamps(gone)),
+            Self::Set(set) => Self::Set(set.without_stamps(gone)),
+        }
+    }
+
     /// The same with other stamps on its increments and other existences for its elements. For
     /// stamping again what was never shared.
     pub fn restamped(

@@ -155,11 +155,13 @@ impl Counter {
 
     /// This counter without what the increments of `refused` added.
     pub fn without(&self, refused: &Self) -> Self {
-        let is_refused = |increment: &&Increment| {
-            let mut stamps = refused.increments.iter().map(|increment| increment.stamp);
-            stamps.any(|stamp| stamp == increment.stamp)
-        };
-        let kept = self.increments.iter().filter(|held| !is_refused(held));
+        let increments = &refused.increments;
+        self.without_stamps(|stamp| increments.iter().any(|refused| refused.stamp == stamp))
+    }
+
+    /// This counter without the increments whose stamps are `gone`.
+    pub fn without_stamps(&self, gone: impl Fn(Stamp) -> bool) -> Self {
+        let kept = self.increments.iter().filter(|held| !gone(held.stamp));
         Self::of(self.totals.iter().copied(), kept.copied())
     }
 

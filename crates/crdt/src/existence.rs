@@ -116,6 +116,12 @@ impl Existence {
         kept.copied().collect()
     }
 
+    /// This existence without the entries whose stamps are `gone`.
+    pub fn without_stamps(&self, gone: impl Fn(Stamp) -> bool) -> Self {
+        let kept = self.entries.iter().filter(|entry| !gone(entry.stamp));
+        kept.copied().collect()
+    }
+
     /// The newest clock reading in it.
     pub fn newest(&self) -> Option<Hlc> {
         self.entries.iter().map(|entry| entry.stamp.hlc).max()

@@ -126,6 +126,19 @@ impl ElementSet {
         }))
     }
 
+    /// This set without what was added at stamps that are `gone`.
+    pub fn without_stamps(&self, gone: impl Fn(Stamp) -> bool) -> Self {
+        let kept = self.elements.iter().filter_map(|element| {
+            let existence = element.existence.without_stamps(&gone);
+            let text = || element.text.clone();
+            (!existence.is_empty()).then(|| Element {
+                text: text(),
+                existence,
+            })
+        });
+        Self::of(kept)
+    }
+
     /// This set without what `refused` put there.
     pub fn without(&self, refused: &Self) -> Self {
         let kept = self.elements.iter().filter_map(|element| {

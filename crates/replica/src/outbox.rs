@@ -16,7 +16,7 @@ use crate::{
     changes::{self, Carried},
     limits::TRANSACTION_BYTES_MAX,
     numbers::Numbers,
-    tables::{SEALED, TablesError, first, meta},
+    tables::{SEALED, meta},
 };
 
 /// A local transaction that the store refused: withdrawn, and kept whole until discarded.
@@ -157,13 +157,14 @@ fn put(
     Ok(())
 }
 
-/// The oldest transaction waiting.
-pub(crate) fn first_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
-    Ok(first::<i64>(
-        conn,
-        "SELECT seq FROM anabranch_outbox ORDER BY seq LIMIT 1",
-    )?
-    .map(seq))
+/// The first number that waits, be its transaction squashed into another.
+pub(crate) fn first_seq(conn: &Connection) -> Result<Option<Seq>, ReplicaError> {
+    let mut first = None;
+    each_after(conn, Seq(0), |transaction, _| {
+        first = Some(transaction.first());
+        Ok(false)
+    })?;
+    Ok(first)
 }
 
 fn newest_seq(conn: &Connection) -> Result<Option<Seq>, TablesError> {
@@ -200,13 +201,12 @@ pub(crate) fn each_after(
     Ok(())
 }
 
-/// The stamp of the first transaction after `after`: none behind it has an older one.
+/// The oldest stamp of the transactions after `after`, of which one that was imported may be older
+/// than those before it.
 pub(crate) fn oldest_stamp(conn: &Connection, after: Seq) -> Result<Option<Hlc>, ReplicaError> {
-    let sql = "SELECT hlc FROM anabranch_outbox WHERE seq > ?1 ORDER BY seq LIMIT 1";
+    let sql = "SELECT min(hlc) FROM anabranch_outbox WHERE seq > ?1";
     let mut query = conn.prepare_cached(sql)?;
-    let oldest: Option<i64> = query
-        .query_row([number(after)], |row| row.get(0))
-        .optional()?;
+    let oldest: Option<i64> = query.query_row([number(after)], |row| row.get(0))?;
     Ok(oldest.map(Hlc::from_i64).transpose()?)
 }
 
@@ -308,8 +308,4 @@ pub(crate) fn rejected(conn: &Connection) -> Result<Vec<RejectedTransaction>, Re
 
 fn number(seq: Seq) -> i64 {
     i64::try_from(seq.0).unwrap_or(i64::MAX)
-}
-
-fn seq(number: i64) -> Seq {
-    Seq(number.unsigned_abs())
 }

@@ -219,7 +219,9 @@ impl Replica {
     ) -> Result<Greeted, ReplicaError> {
         let new_id = self.new_id();
         let retention = self.retention();
+        let served = self.options.principal;
         let greeted = self.turn(|turn| {
+            principal::still_admits(turn.tx, served)?;
             turn.seal(Bounds::Waived)?;
             if turn.is_outrun(welcome.merged_through) {
                 turn.become_another(new_id)?;
@@ -250,7 +252,11 @@ impl Replica {
         rows: Vec<Delta>,
         rows_estimate: u64,
     ) -> Result<(), ReplicaError> {
-        self.turn(|turn| turn.stage(id, &rows, rows_estimate))
+        let served = self.options.principal;
+        self.turn(|turn| {
+            principal::still_admits(turn.tx, served)?;
+            turn.stage(id, &rows, rows_estimate)
+        })
     }
 
     /// Shows a complete snapshot at once: merges its rows, lets go of rows that did not come again.
@@ -465,7 +471,9 @@ impl Replica {
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, ReplicaError>,
     ) -> Result<T, ReplicaError> {
+        let served = self.options.principal;
         self.turn(|turn| {
+            principal::still_admits(turn.tx, served)?;
             turn.seal(Bounds::Waived)?;
             let value = work(turn).map_err(|error| match error {
                 ReplicaError::Tables(error) => error.while_merging().into(),

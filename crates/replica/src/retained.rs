@@ -5,7 +5,7 @@ use anabranch_crdt::Millis;
 use anabranch_protocol::{ShapeRequest, SubscriptionId, SubscriptionSet};
 
 use crate::{
-    Replica, ReplicaError, RetainedShape, subscriptions,
+    Replica, ReplicaError, RetainedShape, principal, subscriptions,
     turn::{Bounds, Turn},
 };
 
@@ -24,7 +24,9 @@ impl Replica {
     /// [stale]: crate::SubscriptionStatus::stale_since
     pub fn subscribe(&mut self, shape: &ShapeRequest) -> Result<SubscriptionId, ReplicaError> {
         let retention = self.retention();
+        let (_, served) = self.served();
         self.turn(|turn| {
+            principal::still_admits(turn.tx, served)?;
             turn.trim_retained(retention)?;
             turn.make_room(shape)?;
             subscriptions::add(turn.tx, shape)

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anabranch_crdt::TableId;
+use anabranch_crdt::{Delta, TableId};
 use rusqlite::Connection;
 
 use crate::{
@@ -86,7 +86,11 @@ impl Turn<'_> {
         if meta::number(self.tx, SIGNED_OUT)? == 0 {
             return Ok(());
         }
-        for transaction in outbox::all_after(self.tx, anabranch_protocol::Seq(0))? {
+        for mut transaction in outbox::all_after(self.tx, anabranch_protocol::Seq(0))? {
+            // Rows of tables that the store has dropped since are the store's to refuse.
+            let tables = self.tables;
+            let is_there = |delta: &Delta| tables.get(delta.table).is_some();
+            transaction.deltas.retain(is_there);
             self.show(&transaction.deltas, true)?;
         }
         Ok(meta::write(self.tx, SIGNED_OUT, 0)?)

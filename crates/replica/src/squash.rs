@@ -51,7 +51,7 @@ impl Squashing {
             Some(last) if total <= SQUASHED_BYTES_MAX && writes_the_same_rows(last, &next) => {
                 self.replaced.push(last.seq);
                 self.last_stamps.push(last.stamp);
-                for stamp in &self.last_stamps {
+                for stamp in self.last_stamps.iter().chain([&next.stamp]) {
                     self.stamps.insert(*stamp, next.stamp);
                 }
                 squash_into(last, next);

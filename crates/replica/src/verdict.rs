@@ -1,6 +1,6 @@
 //! Refusal and a wrong clock: taking back what was never shared, and stamping it again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry as Slot};
 
 use anabranch_crdt::{
     Delta, Entry, Existence, Hlc, HlcClock, Millis, RowClock, RowKey, RowState, Stamp, TableId,
@@ -167,10 +167,11 @@ impl Turn<'_> {
         // The later ones keep their stamps, and may speak of those that change.
         let unshared = outbox::all_after(self.tx, shared)?;
         for transaction in &unshared {
-            if transaction.stamp.hlc > clock.last() {
-                break;
-            }
-            let stamp = Stamp::new(clock.tick(Millis(0))?, self.replica);
+            let stamp = if transaction.stamp.hlc > clock.last() {
+                transaction.stamp
+            } else {
+                Stamp::new(clock.tick(Millis(0))?, self.replica)
+            };
             stamps.insert(transaction.stamp, stamp);
         }
         self.tell_restamped(&unshared);
@@ -185,34 +186,58 @@ impl Turn<'_> {
         }
     }
 
-    /// Stamps waiting transactions as `stamps` says, in the outbox and in the rows they touched.
+    /// Stamps waiting transactions as `stamps` says, which has all of theirs. Values that have given
+    /// way to newer ones are left out: under a later stamp they would win after all, in the store and
+    /// not here.
     pub(crate) fn restamp(
         &mut self,
-        mut transactions: Vec<LocalTransaction>,
+        transactions: Vec<LocalTransaction>,
         stamps: &HashMap<Stamp, Stamp>,
     ) -> Result<(), ReplicaError> {
         // Each row once, since a new stamp may equal another transaction's old one.
-        let mut rows: BTreeSet<(TableId, Vec<u8>)> = BTreeSet::new();
-        for transaction in &mut transactions {
+        let mut settled: BTreeMap<(TableId, Vec<u8>), RowClock> = BTreeMap::new();
+        for mut transaction in transactions {
             transaction.stamp = *stamps.get(&transaction.stamp).unwrap_or(&transaction.stamp);
             for delta in &mut transaction.deltas {
-                delta.state = restamped_state(&delta.state, stamps);
-                rows.insert((delta.table, pack(&delta.key)));
+                let clock = match settled.entry((delta.table, pack(&delta.key))) {
+                    Slot::Occupied(row) => row.into_mut(),
+                    Slot::Vacant(row) => {
+                        let (table, packed) = row.key();
+                        let clock = self.take_back_clock(*table, packed, stamps)?;
+                        row.insert(clock)
+                    }
+                };
+                let stands = |column| {
+                    let written = delta.state.clock().register(column);
+                    written.is_none() || written >= clock.register(column)
+                };
+                delta.state = restamped_state(&delta.state.project(stands), stamps);
             }
-            outbox::rewrite(self.tx, transaction)?;
-        }
-        for (table, packed) in rows {
-            let Some(table) = self.table(table) else {
-                continue;
-            };
-            let Some(held) = table.held(self.tx, &packed)? else {
-                continue;
-            };
-            let clock = restamped_clock(&held.clock, stamps);
-            table.put_held(self.tx, &packed, &clock, held.shapes)?;
+            outbox::rewrite(self.tx, &transaction)?;
         }
         self.numbers.outbox_rewritten();
         Ok(())
+    }
+
+    /// Takes what transactions with these stamps say out of the clock beside a row, where merging left
+    /// it: the outbox says it too. What is left of the clock.
+    fn take_back_clock(
+        &self,
+        table: TableId,
+        packed: &[u8],
+        stamps: &HashMap<Stamp, Stamp>,
+    ) -> Result<RowClock, ReplicaError> {
+        let Some(table) = self.table(table) else {
+            return Ok(RowClock::new());
+        };
+        let Some(held) = table.held(self.tx, packed)? else {
+            return Ok(RowClock::new());
+        };
+        let clock = held.clock.without_stamps(|stamp| stamps.contains_key(&stamp));
+        if clock != held.clock {
+            table.put_held(self.tx, packed, &clock, held.shapes)?;
+        }
+        Ok(clock)
     }
 }
 

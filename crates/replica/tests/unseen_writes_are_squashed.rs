@@ -1,13 +1,14 @@
 //! Writes to the same rows that nobody has seen go up as one transaction, and all that was promised of
 //! each still holds.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
 
-use anabranch_crdt::Millis;
+use anabranch_crdt::{MergeKind, Millis, RowKey, Value};
 use anabranch_protocol::{RejectCode, Seq};
 use anabranch_replica::{Event, Greeted, TransactionState};
-use common::{START, Site};
+use anabranch_shape::schema::{ColumnType, Schema};
+use common::{Clock, Hub, START, Site, column, schema};
 
 fn greet(site: &mut Site, merged_through: u64) {
     let welcome = common::welcome(Millis(START + 1_000), Seq(merged_through));
@@ -127,4 +128,94 @@ fn every_number_has_its_outcome() {
         states(&site),
         [Accepted, Accepted, Accepted, Unknown, Unknown]
     );
+}
+
+/// The schema in which keyed rows have a counter and a set.
+fn counting() -> Schema {
+    let mut schema = schema();
+    let mut count = column(4, "amount", ColumnType::Integer, true);
+    count.merge = MergeKind::Counter;
+    let mut tags = column(5, "tags", ColumnType::Json, true);
+    tags.merge = MergeKind::Set;
+    schema.tables[2].columns.truncate(3);
+    schema.tables[2].columns.extend([count, tags]);
+    schema
+}
+
+/// A row that two replicas have and the store knows.
+fn shared(hub: &mut Hub) -> (Site, Site) {
+    let clock = Clock::new();
+    let mut here = Site::adopting(1, clock.clone(), counting());
+    let mut there = Site::adopting(2, clock, counting());
+    let id = there.keep_everything();
+    there.run("INSERT INTO keyed VALUES ('t', 1, 'first', 0, '[]')");
+    hub.push(&there);
+    hub.tell(&mut there, id, 0);
+    let id = here.keep_everything();
+    hub.snapshot(&mut here, id);
+    (here, there)
+}
+
+fn agree(hub: &mut Hub, here: &mut Site, there: &mut Site, from: u64) {
+    hub.push(here);
+    let id = here.replica.subscriptions().unwrap()[0].id;
+    hub.tell(here, id, from);
+    hub.tell(there, id, 0);
+    assert_eq!(here.everything(), there.everything());
+    let shown = "SELECT note || amount || tags FROM keyed";
+    assert_eq!(here.text(shown), there.text(shown));
+}
+
+#[test]
+fn the_first_number_that_waits_is_that_of_the_first_squashed() {
+    let mut site = Site::new(1);
+    site.keep_everything();
+    site.run("INSERT INTO numbered VALUES (1, '')");
+    typed(&mut site, &["a", "b"]);
+    greet(&mut site, 0);
+    assert_eq!(site.replica.first_pending().unwrap(), Seq(1));
+}
+
+#[test]
+fn what_has_given_way_to_a_newer_value_does_not_come_back() {
+    let mut hub = Hub::default();
+    let (mut here, mut there) = shared(&mut hub);
+    here.run("UPDATE keyed SET note = 'a older' WHERE number = 1");
+    there.run("UPDATE keyed SET note = 'newer' WHERE number = 1");
+    hub.push(&there);
+    let (id, from) = (here.replica.subscriptions().unwrap()[0].id, hub.position());
+    hub.tell(&mut here, id, from - 1);
+    here.run("UPDATE keyed SET amount = 1 WHERE number = 1");
+    greet(&mut here, 0);
+    assert_eq!(here.pending().len(), 1);
+    let note = |site: &Site| site.text("SELECT note FROM keyed");
+    assert_eq!(note(&here).as_deref(), Some("newer"));
+    agree(&mut hub, &mut here, &mut there, from);
+    assert_eq!(note(&here).as_deref(), Some("newer"));
+}
+
+#[test]
+fn what_merging_left_beside_the_row_is_squashed_as_well() {
+    let mut hub = Hub::default();
+    let (mut here, mut there) = shared(&mut hub);
+    here.run("UPDATE keyed SET amount = 5, tags = '[\"x\"]' WHERE number = 1");
+    here.run("UPDATE keyed SET tags = '[]' WHERE number = 1");
+    there.run("UPDATE keyed SET note = 'meanwhile' WHERE number = 1");
+    hub.push(&there);
+    let (id, from) = (here.replica.subscriptions().unwrap()[0].id, hub.position());
+    hub.tell(&mut here, id, from - 1);
+    here.run("UPDATE keyed SET amount = 2, tags = '[\"x\"]' WHERE number = 1");
+    let before = here.text("SELECT note || amount || tags FROM keyed");
+    assert_eq!(before.as_deref(), Some("meanwhile2[\"x\"]"));
+
+    greet(&mut here, 0);
+    let key = RowKey(vec![Value::text("t"), Value::Integer(1)]);
+    let state = here.replica.row_state("keyed", &key).unwrap().unwrap();
+    let shown = |column| state.clock().shown(anabranch_crdt::ColumnId(column)).cloned();
+    assert_eq!(shown(4), Some(Value::Integer(2)));
+    assert_eq!(shown(5), Some(Value::text("[\"x\"]")));
+    here.run("UPDATE keyed SET amount = amount + 1 WHERE number = 1");
+    agree(&mut hub, &mut here, &mut there, from);
+    let after = there.text("SELECT amount || tags FROM keyed");
+    assert_eq!(after.as_deref(), Some("3[\"x\"]"));
 }
