@@ -130,6 +130,17 @@ pub(crate) fn all(conn: &Connection) -> Result<HashMap<TableId, i64>, ReplicaErr
     Ok(counts)
 }
 
+/// Counts that local writes were taken back, be it those of a refused transaction or all.
+pub(crate) fn count_taken_back(conn: &Connection) -> Result<(), ReplicaError> {
+    let count = taken_back(conn)?.saturating_add(1);
+    Ok(meta::write(conn, "taken_back", count)?)
+}
+
+/// How often local writes were taken back.
+pub(crate) fn taken_back(conn: &Connection) -> Result<i64, ReplicaError> {
+    Ok(meta::number(conn, "taken_back")?)
+}
+
 /// The name of a table's count in `anabranch_meta`.
 fn name_of(table: TableId) -> String {
     format!("changes_{}", table.0)

@@ -81,13 +81,20 @@ pub(crate) struct Look {
     clocks: Option<blake3::Hash>,
     /// The newest local transaction, and the newest of those that wait which wrote such a row.
     sealed: (Seq, Seq),
+    /// How often local writes had been taken back: what only the outbox told of is gone without a
+    /// trace in the clocks.
+    taken_back: i64,
 }
 
 impl Look {
     /// Whether nothing that matters has changed in between.
     fn is_as(&self, other: &Self) -> bool {
         let as_it_was = match self.clocks {
-            Some(_) => self.clocks == other.clocks && self.sealed.1 == other.sealed.1,
+            Some(_) => {
+                self.clocks == other.clocks
+                    && self.sealed.1 == other.sealed.1
+                    && self.taken_back == other.taken_back
+            }
             None => self.changes == other.changes,
         };
         as_it_was && self.captured == other.captured
@@ -155,6 +162,7 @@ impl Watch {
                 captured: newest_captured(conn, &self.table, 1, |_| true)?,
                 clocks: None,
                 sealed: (Seq(0), Seq(0)),
+                taken_back: 0,
             });
         }
         let matters = |key: &[u8]| self.only.iter().any(|prefix| key.starts_with(prefix));
@@ -172,6 +180,7 @@ impl Watch {
             captured: newest_captured(conn, &self.table, CAPTURED_LOOKED_AT_MAX, matters)?,
             clocks: Some(clocks),
             sealed,
+            taken_back: changes::taken_back(conn)?,
         })
     }
 

@@ -1,13 +1,13 @@
 //! The outbox as bytes: to keep unsent work when a file must go, and to bring it into another.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Write},
     path::Path,
 };
 
-use anabranch_crdt::{Delta, Stamp};
+use anabranch_crdt::{ColumnState, Delta, Stamp};
 use anabranch_protocol::{
     LocalTransaction, Seq,
     codec::{decode_transaction, encode_transaction},
@@ -20,6 +20,7 @@ use crate::{
     outbox,
     tables::key::pack,
     turn::{Bounds, Turn},
+    verdict::restamped_state,
 };
 
 /// What an exported outbox begins with: the kind and its version.
@@ -44,7 +45,7 @@ impl Replica {
 
     /// Takes in what another replica had not sent, as writes of this one, all or nothing: each
     /// transaction under a number of its own. The readings of the clock stay, so that what is newer
-    /// here or in the store stays. Returns how many transactions there were.
+    /// here or in the store stays; but for transactions that add to a counter, which are of now. Returns how many transactions there were.
     ///
     /// The schema must be there already. Import once: a second time sends everything again, which
     /// is harmless but for rows that somebody has deleted meanwhile.
@@ -71,9 +72,18 @@ impl Turn<'_> {
         transactions_max: u64,
     ) -> Result<(), ReplicaError> {
         self.numbers.hlc = self.numbers.hlc.max(transaction.stamp.hlc);
-        transaction.stamp.replica = self.replica;
+        let old = Stamp::new(transaction.stamp.hlc, self.replica);
+        transaction.stamp = old;
         for delta in &mut transaction.deltas {
             delta.state = state_by(&delta.state, theirs, self.replica);
+        }
+        if transaction.deltas.iter().any(adds_to_a_counter) {
+            // The store takes what lies before this replica's last total for counted already.
+            transaction.stamp = self.stamp()?;
+            let stamps = HashMap::from([(old, transaction.stamp)]);
+            for delta in &mut transaction.deltas {
+                delta.state = restamped_state(&delta.state, &stamps);
+            }
         }
         self.show(&transaction.deltas, false)?;
         let pending = self.waiting();
@@ -108,6 +118,11 @@ impl Turn<'_> {
     }
 }
 
+fn adds_to_a_counter(delta: &Delta) -> bool {
+    let mut columns = delta.state.clock().columns().iter();
+    columns.any(|(_, state)| matches!(state, ColumnState::Counter(_)))
+}
+
 /// Everything that waits, as bytes.
 pub(crate) fn exported(conn: &Connection) -> Result<Vec<u8>, ReplicaError> {
     let mut count = 0_u64;
@@ -132,11 +147,25 @@ pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), ReplicaError>
     };
     let mut file = File::create_new(path).map_err(unwritable)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
+    let written = written.and_then(|()| sync_folder(path));
     if written.is_err() {
         // What the disk had no room for is of no use.
         let _ = fs::remove_file(path);
     }
     written.map_err(unwritable)
+}
+
+/// Flushes the folder that a new file is in: the file's name is lost with the power otherwise.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Flushes the folder that a new file is in, which this system does by itself.
+#[cfg(not(unix))]
+const fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// How many transactions an export says it has.

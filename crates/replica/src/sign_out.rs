@@ -7,7 +7,7 @@ use anabranch_crdt::{Delta, TableId};
 use rusqlite::Connection;
 
 use crate::{
-    Event, Origin, Replica, ReplicaError, outbox, outbox_file,
+    Event, Origin, Replica, ReplicaError, changes, outbox, outbox_file,
     principal::{Fingerprint, PRINCIPAL, SIGNED_OUT},
     tables::{first, layout, meta},
     turn::{Bounds, Turn},
@@ -111,6 +111,7 @@ impl Turn<'_> {
              DELETE FROM anabranch_meta WHERE name IN ('last_synced_ms', 'sweep_due')",
         )?;
         layout::clear_dropped(self.tx)?;
+        changes::count_taken_back(self.tx)?;
         let origin = Origin::Local;
         self.events.push(Event::Tables { origin, tables });
         Ok(())

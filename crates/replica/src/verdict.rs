@@ -8,7 +8,7 @@ use anabranch_crdt::{
 use anabranch_protocol::{LocalTransaction, RejectCode, Seq};
 
 use crate::{
-    Event, ReplicaError,
+    Event, ReplicaError, changes,
     outbox::{self, RejectedTransaction},
     subscriptions,
     tables::{Held, RowChange, TableSql, key::pack},
@@ -49,6 +49,7 @@ impl Turn<'_> {
             self.release(table, &delta.key, settled)?;
         }
         self.forget_told(&transaction.deltas)?;
+        changes::count_taken_back(self.tx)?;
         let at = self.corrected_now();
         let numbers = transaction.numbers();
         let rejected = RejectedTransaction {
@@ -261,7 +262,8 @@ fn without(held: &RowState, refused: &RowState) -> RowState {
     state
 }
 
-fn restamped_state(state: &RowState, stamps: &HashMap<Stamp, Stamp>) -> RowState {
+/// The state with its stamps changed as `stamps` says.
+pub(crate) fn restamped_state(state: &RowState, stamps: &HashMap<Stamp, Stamp>) -> RowState {
     let clock = restamped_clock(state.clock(), stamps);
     let mut out = RowState::of_existence(clock.existence.clone());
     for (column, other) in clock.columns() {

@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use anabranch_crdt::Value;
+use anabranch_protocol::{RejectCode, Seq};
 use anabranch_replica::{Diff, LiveQuery, LiveQueryError};
 use common::{Site, open_foreign};
 use rusqlite::functions::FunctionFlags;
@@ -243,4 +244,23 @@ fn a_row_is_followed_by_its_key() {
             .to_string()
             .contains("no replicated table")
     );
+}
+
+#[test]
+fn a_row_that_is_taken_back_is_gone_from_a_query_of_that_row() {
+    let mut site = Site::new(1);
+    site.keep_everything();
+    site.run("INSERT INTO numbered VALUES (1, 'kept')");
+    let stored = site.last().deltas;
+    site.replica.accepted(Seq(1)).unwrap();
+    let reader = open_foreign(&site.path);
+    let mut live = LiveQuery::of_rows("numbered", vec![Value::Integer(1)]);
+    let refused = site.run("UPDATE numbered SET note = 'refused'").unwrap();
+    live.refresh(&reader).unwrap();
+    assert_eq!(live.rows(), [row(1, "refused")]);
+    site.replica
+        .rejected(refused, RejectCode::Constraint, "no".into(), stored)
+        .unwrap();
+    live.refresh(&reader).unwrap();
+    assert_eq!(live.rows(), [row(1, "kept")]);
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use anabranch_protocol::Seq;
+use anabranch_protocol::{Seq, SubscriptionSet};
 use anabranch_replica::{
     Event, Fingerprint, LiveQuery, OpenError, OpenOptions, Principal, Replica, ReplicaError,
     SignOut, TransactionError,
@@ -231,6 +231,7 @@ fn a_window_that_is_still_open_writes_and_sends_no_more() {
     let site = anns_site(&mut hub);
     let mut window = open(&site.path, Principal::Is(ann())).unwrap();
     let mut told = Vec::new();
+    let live = SubscriptionSet::only(window.subscriptions().unwrap()[0].id);
     let Site {
         replica,
         _directory,
@@ -252,9 +253,40 @@ fn a_window_that_is_still_open_writes_and_sends_no_more() {
         ));
         told.extend(window.take_events());
     }
+    // What its session is still told is not taken in.
+    let mut author = Site::new(8);
+    author.run("INSERT INTO numbered VALUES (7, 'for ann')");
+    let told_late = author.last().deltas;
+    let changes = told_late.iter().map(|delta| common::change(delta, live));
+    let merged = window.merge_transaction(common::cursor(9), live, vec![], changes.collect());
+    assert!(matches!(merged, Err(ReplicaError::SignedOut)), "{merged:?}");
+    assert_eq!(count(window.connection(), "numbered"), 0);
     assert!(!told.iter().any(|event| matches!(event, Event::Rows { .. })));
     assert!(replica.still_admits().is_err());
     open(&path, Principal::Is(bob())).unwrap();
     let refused = window.pending(Seq(0), usize::MAX).unwrap_err();
     assert!(matches!(refused, ReplicaError::OtherPrincipal), "{refused}");
+}
+
+#[test]
+fn unsent_work_on_a_table_that_is_gone_does_not_lock_its_owner_out() {
+    let mut site = Site::new(1);
+    site.replica.bind(ann()).unwrap();
+    site.run("INSERT INTO numbered VALUES (1, 'a')");
+    site.run("INSERT INTO keyed VALUES ('t', 1, 'b', NULL)");
+    let mut narrower = common::schema();
+    narrower.version = 2;
+    narrower.tables.truncate(3);
+    site.replica.adopt_schema(narrower).unwrap();
+    let waits = site.pending();
+    let Site {
+        replica,
+        path,
+        _directory,
+        ..
+    } = site;
+    replica.sign_out(SignOut::KeepOutbox).unwrap();
+    let replica = open(&path, Principal::Is(ann())).unwrap();
+    assert_eq!(replica.pending(Seq(0), usize::MAX).unwrap(), waits);
+    assert_eq!(count(replica.connection(), "keyed"), 1);
 }
