@@ -4,12 +4,14 @@
 //! never seen by anybody else, and what goes up in the end is the same. It happens when a session
 //! begins, for only then is it certain which transactions the store has not got.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anabranch_crdt::{Delta, Stamp};
 use anabranch_protocol::{Inserts, LocalTransaction, Seq};
 
-use crate::{ReplicaError, limits::SQUASHED_BYTES_MAX, outbox, turn::Turn};
+use crate::{
+    ReplicaError, limits::SQUASHED_BYTES_MAX, outbox, turn::Turn, verdict::restamped_state,
+};
 
 impl Turn<'_> {
     /// Squashes the transactions after `shared`.
@@ -19,50 +21,76 @@ impl Turn<'_> {
             squashing.add(transaction, bytes);
             Ok(true)
         })?;
-        if squashing.stamps.is_empty() {
+        squashing.close();
+        if squashing.replaced.is_empty() {
             return Ok(());
         }
         for seq in &squashing.replaced {
             outbox::remove(self.tx, *seq)?;
             self.numbers.settled = self.numbers.settled.saturating_add(1);
         }
-        self.restamp(squashing.done, &squashing.stamps)
+        let Squashing {
+            mut done, stamps, ..
+        } = squashing;
+        let squashed: HashSet<Seq> = done.iter().map(|transaction| transaction.seq).collect();
+        outbox::each_after(self.tx, shared, |transaction, _| {
+            // Deletes speak of additions by their stamps.
+            let mut deltas = transaction.deltas.iter();
+            if !squashed.contains(&transaction.seq)
+                && deltas.any(|delta| restamped_state(&delta.state, &stamps) != delta.state)
+            {
+                done.push(transaction);
+            }
+            Ok(true)
+        })?;
+        self.restamp(done, &stamps)
     }
 }
 
 /// Transactions being squashed, in their order.
 #[derive(Debug, Default)]
 struct Squashing {
+    /// What became of several.
     done: Vec<LocalTransaction>,
-    /// About how large the last one is.
+    /// The last one, into which the next may go.
+    last: Option<LocalTransaction>,
+    /// About how large it is.
     bytes: usize,
-    /// The stamps of those replaced, and of those that stand for them now.
-    stamps: HashMap<Stamp, Stamp>,
-    /// The stamps that the last one has replaced.
+    /// The stamps that it has replaced.
     last_stamps: Vec<Stamp>,
+    /// The stamps of all, and of those that stand for them now.
+    stamps: HashMap<Stamp, Stamp>,
     /// The numbers of those replaced.
     replaced: Vec<Seq>,
 }
 
 impl Squashing {
     fn add(&mut self, next: LocalTransaction, bytes: usize) {
+        self.stamps.insert(next.stamp, next.stamp);
         let total = self.bytes.saturating_add(bytes);
-        match self.done.last_mut() {
+        match &mut self.last {
             Some(last) if total <= SQUASHED_BYTES_MAX && writes_the_same_rows(last, &next) => {
                 self.replaced.push(last.seq);
                 self.last_stamps.push(last.stamp);
-                for stamp in self.last_stamps.iter().chain([&next.stamp]) {
+                for stamp in &self.last_stamps {
                     self.stamps.insert(*stamp, next.stamp);
                 }
                 squash_into(last, next);
                 self.bytes = total;
             }
             _ => {
-                self.last_stamps.clear();
+                self.close();
                 self.bytes = bytes;
-                self.done.push(next);
+                self.last = Some(next);
             }
         }
+    }
+
+    /// Nothing more goes into the last one, which is kept only if something has.
+    fn close(&mut self) {
+        let squashed = self.last.take().filter(|_| !self.last_stamps.is_empty());
+        self.done.extend(squashed);
+        self.last_stamps.clear();
     }
 }
 
@@ -80,7 +108,7 @@ fn writes_the_same_rows(one: &LocalTransaction, next: &LocalTransaction) -> bool
         })
 }
 
-/// What both do, under the later one's number and stamp. The cells keep the stamps they had.
+/// What both do, under the later one's number and stamp; the cells get that stamp afterwards.
 fn squash_into(held: &mut LocalTransaction, next: LocalTransaction) {
     let inserts = (0..next.deltas.len())
         .map(|place| held.inserts.contains(place) || next.inserts.contains(place));

@@ -234,7 +234,9 @@ impl Turn<'_> {
         let Some(held) = table.held(self.tx, packed)? else {
             return Ok(RowClock::new());
         };
-        let clock = held.clock.without_stamps(|stamp| stamps.contains_key(&stamp));
+        let clock = held
+            .clock
+            .without_stamps(|stamp| stamps.contains_key(&stamp));
         if clock != held.clock {
             table.put_held(self.tx, packed, &clock, held.shapes)?;
         }

@@ -69,3 +69,23 @@ fn what_the_store_has_already_keeps_its_stamp() {
     assert_eq!(after[0], before[0]);
     assert!(after[1].stamp.hlc > welcome.horizon);
 }
+
+#[test]
+fn what_has_given_way_to_a_newer_value_does_not_come_back() {
+    let mut site = Site::new(1);
+    site.keep_everything();
+    site.run("INSERT INTO numbered VALUES (1, 'older')");
+    let mut other = Site::new(2);
+    other.clock.advance(10);
+    other.run("INSERT INTO numbered VALUES (1, 'newer')");
+    site.hear(&other.pending());
+    let welcome = Welcome {
+        horizon: Hlc::new(Millis(START + 50_000), 0).unwrap(),
+        ..common::welcome(Millis(START + 60_000), Seq(0))
+    };
+    site.replica.welcome(&welcome, None).unwrap();
+    other.hear(&site.pending());
+    let note = "SELECT note FROM numbered";
+    assert_eq!(other.text(note), site.text(note));
+    assert_eq!(site.text(note).as_deref(), Some("newer"));
+}

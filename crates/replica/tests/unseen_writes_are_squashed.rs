@@ -4,11 +4,10 @@
 
 mod common;
 
-use anabranch_crdt::{MergeKind, Millis, RowKey, Value};
+use anabranch_crdt::{Millis, RowKey, Value};
 use anabranch_protocol::{RejectCode, Seq};
 use anabranch_replica::{Event, Greeted, TransactionState};
-use anabranch_shape::schema::{ColumnType, Schema};
-use common::{Clock, Hub, START, Site, column, schema};
+use common::{Clock, Hub, START, Site, counting};
 
 fn greet(site: &mut Site, merged_through: u64) {
     let welcome = common::welcome(Millis(START + 1_000), Seq(merged_through));
@@ -130,18 +129,6 @@ fn every_number_has_its_outcome() {
     );
 }
 
-/// The schema in which keyed rows have a counter and a set.
-fn counting() -> Schema {
-    let mut schema = schema();
-    let mut count = column(4, "amount", ColumnType::Integer, true);
-    count.merge = MergeKind::Counter;
-    let mut tags = column(5, "tags", ColumnType::Json, true);
-    tags.merge = MergeKind::Set;
-    schema.tables[2].columns.truncate(3);
-    schema.tables[2].columns.extend([count, tags]);
-    schema
-}
-
 /// A row that two replicas have and the store knows.
 fn shared(hub: &mut Hub) -> (Site, Site) {
     let clock = Clock::new();
@@ -211,7 +198,12 @@ fn what_merging_left_beside_the_row_is_squashed_as_well() {
     greet(&mut here, 0);
     let key = RowKey(vec![Value::text("t"), Value::Integer(1)]);
     let state = here.replica.row_state("keyed", &key).unwrap().unwrap();
-    let shown = |column| state.clock().shown(anabranch_crdt::ColumnId(column)).cloned();
+    let shown = |column| {
+        state
+            .clock()
+            .shown(anabranch_crdt::ColumnId(column))
+            .cloned()
+    };
     assert_eq!(shown(4), Some(Value::Integer(2)));
     assert_eq!(shown(5), Some(Value::text("[\"x\"]")));
     here.run("UPDATE keyed SET amount = amount + 1 WHERE number = 1");

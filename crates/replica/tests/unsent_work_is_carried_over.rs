@@ -2,9 +2,9 @@
 //! they were.
 mod common;
 
-use anabranch_protocol::Seq;
+use anabranch_protocol::{Seq, SubscriptionSet};
 use anabranch_replica::{Replica, ReplicaError};
-use common::{Clock, Site, options};
+use common::{Clock, Site, counting, options};
 
 #[test]
 fn an_exported_outbox_is_written_by_who_imports_it() {
@@ -64,4 +64,34 @@ fn what_is_no_outbox_is_refused_and_nothing_is_written() {
         Err(ReplicaError::NoTable(_))
     ));
     assert!(empty.pending(Seq(0), usize::MAX).unwrap().is_empty());
+}
+
+#[test]
+fn what_was_added_to_a_counter_is_added_whatever_the_importer_has_counted_since() {
+    let mut old = Site::adopting(1, Clock::new(), counting());
+    let mut new = Site::adopting(2, Clock::new(), counting());
+    new.keep_everything();
+    old.run("INSERT INTO keyed VALUES ('t', 1, 'a', 5, '[]')");
+    new.clock.advance(1_000);
+    new.run("INSERT INTO keyed VALUES ('t', 1, 'b', 2, '[]')");
+    // The store has taken in what the importer added, and tells the total.
+    let mut told = new.last().deltas.remove(0);
+    let mut clock = told.state.clock().clone();
+    clock.settle();
+    for (column, settled) in clock.columns() {
+        told.state.set_column(*column, settled.clone());
+    }
+    let live = SubscriptionSet::EMPTY;
+    let changes = vec![common::change(&told, live)];
+    new.replica
+        .merge_transaction(common::cursor(1), live, vec![Seq(1)], changes)
+        .unwrap();
+
+    let exported = old.replica.export_outbox().unwrap();
+    new.replica.import_outbox(&exported).unwrap();
+    let amount = "SELECT amount || '' FROM keyed";
+    assert_eq!(new.text(amount).as_deref(), Some("7"));
+    let waits = new.last();
+    let mut stamps = waits.deltas[0].state.cells().map(|(_, stamp, _)| stamp);
+    assert!(stamps.all(|stamp| stamp == waits.stamp));
 }

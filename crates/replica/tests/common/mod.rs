@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use anabranch_crdt::{ColumnId, Delta, Hlc, Millis, ReplicaId, RowKey, RowState, TableId, Value};
+use anabranch_crdt::{
+    ColumnId, Delta, Hlc, MergeKind, Millis, ReplicaId, RowKey, RowState, TableId, Value,
+};
 use anabranch_protocol::{
     Change, Cursor, Epoch, LocalTransaction, Position, Seq, ShapeRequest, SubscriptionId,
     SubscriptionSet,
@@ -123,6 +125,18 @@ pub fn schema() -> Schema {
         version: 1,
         tables: vec![projects, tasks, keyed, numbered],
     }
+}
+
+/// The schema in which keyed rows have a counter and a set.
+pub fn counting() -> Schema {
+    let mut schema = schema();
+    let mut count = column(4, "amount", ColumnType::Integer, true);
+    count.merge = MergeKind::Counter;
+    let mut tags = column(5, "tags", ColumnType::Json, true);
+    tags.merge = MergeKind::Set;
+    schema.tables[2].columns.truncate(3);
+    schema.tables[2].columns.extend([count, tags]);
+    schema
 }
 
 /// A wall clock that the scenario sets.
