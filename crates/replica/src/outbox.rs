@@ -16,7 +16,7 @@ use crate::{
     changes::{self, Carried},
     limits::TRANSACTION_BYTES_MAX,
     numbers::Numbers,
-    tables::{SEALED, meta},
+    tables::{SEALED, TablesError, first, meta},
 };
 
 /// A local transaction that the store refused: withdrawn, and kept whole until discarded.
@@ -308,4 +308,8 @@ pub(crate) fn rejected(conn: &Connection) -> Result<Vec<RejectedTransaction>, Re
 
 fn number(seq: Seq) -> i64 {
     i64::try_from(seq.0).unwrap_or(i64::MAX)
+}
+
+fn seq(number: i64) -> Seq {
+    Seq(number.unsigned_abs())
 }

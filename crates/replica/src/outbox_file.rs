@@ -159,7 +159,7 @@ pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), ReplicaError>
 #[cfg(unix)]
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// Flushes the folder that a new file is in, which this system does by itself.
