@@ -18,7 +18,8 @@ pub enum ClientFrame {
         token: String,
         /// The version of the schema it holds, 0 for none.
         schema_version: u64,
-        /// The oldest local transaction it has no outcome for: the service may forget those before.
+        /// The first number it has no outcome for, be it one that a later transaction stands for: the
+        /// service may forget those before.
         first_pending: Seq,
         /// How many frames the service may send before more credit is granted.
         credit_frames: u32,

@@ -342,7 +342,8 @@ impl Replica {
         Ok(out)
     }
 
-    /// The oldest transaction that waits for an outcome, or the number that the next one will get.
+    /// The first number that waits for an outcome, be its transaction squashed into a later one; or
+    /// the number that the next one will get.
     pub fn first_pending(&self) -> Result<Seq, ReplicaError> {
         let tx = self.merging.unchecked_transaction()?;
         let (numbers, _) = Numbers::read(&tx)?;

@@ -199,7 +199,8 @@ impl Turn<'_> {
         let mut settled: BTreeMap<(TableId, Vec<u8>), RowClock> = BTreeMap::new();
         for mut transaction in transactions {
             transaction.stamp = *stamps.get(&transaction.stamp).unwrap_or(&transaction.stamp);
-            for delta in &mut transaction.deltas {
+            let mut inserts = Vec::with_capacity(transaction.deltas.len());
+            for (place, delta) in transaction.deltas.iter_mut().enumerate() {
                 let clock = match settled.entry((delta.table, pack(&delta.key))) {
                     Slot::Occupied(row) => row.into_mut(),
                     Slot::Vacant(row) => {
@@ -208,12 +209,12 @@ impl Turn<'_> {
                         row.insert(clock)
                     }
                 };
-                let stands = |column| {
-                    let written = delta.state.clock().register(column);
-                    written.is_none() || written >= clock.register(column)
-                };
-                delta.state = restamped_state(&delta.state.project(stands), stamps);
+                let kept = standing(&delta.state, clock);
+                // What is not whole any more does not insert a row that the store has let go of.
+                inserts.push(transaction.inserts.contains(place) && kept == delta.state);
+                delta.state = restamped_state(&kept, stamps);
             }
+            transaction.inserts = inserts.into_iter().collect();
             outbox::rewrite(self.tx, &transaction)?;
         }
         self.numbers.outbox_rewritten();
@@ -242,6 +243,14 @@ impl Turn<'_> {
         }
         Ok(clock)
     }
+}
+
+/// What `written` says without the registers that have given way to newer ones in `held`.
+fn standing(written: &RowState, held: &RowClock) -> RowState {
+    written.project(|column| {
+        let stamp = written.clock().register(column);
+        stamp.is_none() || stamp >= held.register(column)
+    })
 }
 
 /// `held` without the registers and entries that `refused` put there.
