@@ -55,7 +55,7 @@ pub use counter::{Counter, Increment, Total};
 pub use existence::{Entry, Existence, Life};
 pub use hlc::{Hlc, HlcClock, HlcError, Millis};
 pub use ids::{ColumnId, Delta, RowKey, TableId};
-pub use merge::{Merged, merge};
+pub use merge::{Merged, merge, merge_first};
 pub use row::RowState;
 pub use set::{Element, ElementSet, elements_of, is_spelled};
 pub use stamp::{ReplicaId, Stamp};

@@ -56,6 +56,34 @@ pub fn merge(
     )
 }
 
+/// What [`merge`] does to a row of which nothing is known, whose clock `incoming`'s is then.
+///
+/// ```
+/// # use anabranch_crdt::{merge, merge_first, Hlc, Millis, ReplicaId, RowClock, RowState, Stamp};
+/// let delta = RowState::live(Stamp::new(Hlc::new(Millis(7), 0)?, ReplicaId([1; 16])));
+/// let mut clock = RowClock::new();
+/// assert_eq!(merge_first(&delta), merge(&mut clock, &delta, |_, _| unreachable!()));
+/// assert_eq!(clock, *delta.clock());
+/// # Ok::<(), anabranch_crdt::HlcError>(())
+/// ```
+pub fn merge_first(incoming: &RowState) -> Merged {
+    let clock = incoming.clock();
+    let registers = clock.registers().iter().map(|(column, _)| *column);
+    let mut won: Vec<ColumnId> = Vec::with_capacity(registers.len());
+    won.extend(registers);
+    if !clock.columns().is_empty() {
+        won.extend(clock.columns().iter().map(|(column, _)| *column));
+        won.sort_unstable();
+        won.dedup();
+    }
+    Merged {
+        changed: !won.is_empty() || !incoming.existence().entries().is_empty(),
+        won,
+        was_present: false,
+        is_present: incoming.existence().is_present(),
+    }
+}
+
 /// A row that can be merged into, wherever its values lie.
 pub(crate) trait Row {
     /// The clocks.

@@ -67,7 +67,7 @@ impl RowState {
     }
 
     /// The registers: column, stamp and value, in column order.
-    pub fn cells(&self) -> impl ExactSizeIterator<Item = (ColumnId, Stamp, &Value)> {
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = (ColumnId, Stamp, &Value)> + Clone {
         let registers = self.clock.registers().iter();
         registers
             .zip(&self.values)

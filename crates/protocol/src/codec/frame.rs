@@ -24,7 +24,7 @@ pub fn encode_client_frame(frame: &ClientFrame) -> Result<Vec<u8>, CodecError> {
 
 /// Reads [`encode_client_frame`]'s bytes back.
 pub fn decode_client_frame(bytes: &[u8]) -> Result<ClientFrame, CodecError> {
-    from_bytes::<WireClientFrame>("client frame", bytes)?.try_into()
+    from_bytes::<WireClientFrame<'_>>("client frame", bytes)?.try_into()
 }
 
 /// A frame of the service as bytes.
@@ -34,11 +34,11 @@ pub fn encode_server_frame(frame: &ServerFrame) -> Result<Vec<u8>, CodecError> {
 
 /// Reads [`encode_server_frame`]'s bytes back.
 pub fn decode_server_frame(bytes: &[u8]) -> Result<ServerFrame, CodecError> {
-    from_bytes::<WireServerFrame>("server frame", bytes)?.try_into()
+    from_bytes::<WireServerFrame<'_>>("server frame", bytes)?.try_into()
 }
 
 #[derive(Encode, Decode)]
-enum WireClientFrame {
+enum WireClientFrame<'a> {
     Hello {
         versions: (u16, u16),
         replica: [u8; 16],
@@ -47,30 +47,30 @@ enum WireClientFrame {
         first_pending: u64,
         credit_frames: u32,
     },
-    Subscribe(Vec<WireSubscription>),
+    Subscribe(Vec<WireSubscription<'a>>),
     Unsubscribe(u8),
-    Push(Vec<WireTransaction>),
+    Push(Vec<WireTransaction<'a>>),
     Credit(u32),
 }
 
 #[derive(Encode, Decode)]
-struct WireSubscription {
+struct WireSubscription<'a> {
     id: u8,
-    shape: WireShape,
+    shape: WireShape<'a>,
     cursor: Option<WireCursor>,
 }
 
 #[derive(Encode, Decode)]
-pub(super) enum WireShape {
+pub(super) enum WireShape<'a> {
     Named {
         name: String,
-        parameters: Vec<(String, WireValue)>,
+        parameters: Vec<(String, WireValue<'a>)>,
     },
     Spelled {
         table: String,
         filter: Option<String>,
         columns: Vec<String>,
-        parameters: Vec<(String, WireValue)>,
+        parameters: Vec<(String, WireValue<'a>)>,
     },
 }
 
@@ -81,15 +81,15 @@ struct WireCursor {
 }
 
 #[derive(Encode, Decode)]
-struct WireChange {
+struct WireChange<'a> {
     table: u32,
-    key: Vec<WireValue>,
+    key: Vec<WireValue<'a>>,
     shapes: u64,
-    state: WireState,
+    state: WireState<'a>,
 }
 
 #[derive(Encode, Decode)]
-enum WireServerFrame {
+enum WireServerFrame<'a> {
     Welcome {
         version: u16,
         server_time_ms: u64,
@@ -103,7 +103,7 @@ enum WireServerFrame {
     Snapshot {
         id: u8,
         rows_estimate: u64,
-        rows: WireDeltas,
+        rows: WireDeltas<'a>,
     },
     SnapshotEnd {
         id: u8,
@@ -115,7 +115,7 @@ enum WireServerFrame {
         live: u64,
         accepted: Vec<u64>,
         stamps: Vec<WireStamp>,
-        changes: Vec<WireChange>,
+        changes: Vec<WireChange<'a>>,
         more: bool,
     },
     Accepted(u64),
@@ -123,7 +123,7 @@ enum WireServerFrame {
         seq: u64,
         code: u8,
         reason: String,
-        rows: WireDeltas,
+        rows: WireDeltas<'a>,
     },
     SubscriptionRefused {
         id: u8,
@@ -196,8 +196,8 @@ impl RefusalCode {
     }
 }
 
-impl From<&ClientFrame> for WireClientFrame {
-    fn from(frame: &ClientFrame) -> Self {
+impl<'a> From<&'a ClientFrame> for WireClientFrame<'a> {
+    fn from(frame: &'a ClientFrame) -> Self {
         match frame {
             ClientFrame::Hello {
                 versions,
@@ -226,10 +226,10 @@ impl From<&ClientFrame> for WireClientFrame {
     }
 }
 
-impl TryFrom<WireClientFrame> for ClientFrame {
+impl TryFrom<WireClientFrame<'_>> for ClientFrame {
     type Error = CodecError;
 
-    fn try_from(wire: WireClientFrame) -> Result<Self, CodecError> {
+    fn try_from(wire: WireClientFrame<'_>) -> Result<Self, CodecError> {
         Ok(match wire {
             WireClientFrame::Hello {
                 versions,
@@ -260,8 +260,8 @@ impl TryFrom<WireClientFrame> for ClientFrame {
     }
 }
 
-impl From<&Subscription> for WireSubscription {
-    fn from(subscription: &Subscription) -> Self {
+impl<'a> From<&'a Subscription> for WireSubscription<'a> {
+    fn from(subscription: &'a Subscription) -> Self {
         Self {
             id: subscription.id.number(),
             shape: (&subscription.shape).into(),
@@ -270,10 +270,10 @@ impl From<&Subscription> for WireSubscription {
     }
 }
 
-impl TryFrom<WireSubscription> for Subscription {
+impl TryFrom<WireSubscription<'_>> for Subscription {
     type Error = CodecError;
 
-    fn try_from(wire: WireSubscription) -> Result<Self, CodecError> {
+    fn try_from(wire: WireSubscription<'_>) -> Result<Self, CodecError> {
         Ok(Self {
             id: read_id(wire.id)?,
             shape: wire.shape.try_into()?,
@@ -282,8 +282,8 @@ impl TryFrom<WireSubscription> for Subscription {
     }
 }
 
-impl From<&ShapeRequest> for WireShape {
-    fn from(shape: &ShapeRequest) -> Self {
+impl<'a> From<&'a ShapeRequest> for WireShape<'a> {
+    fn from(shape: &'a ShapeRequest) -> Self {
         match shape {
             ShapeRequest::Named { name, parameters } => Self::Named {
                 name: name.clone(),
@@ -304,10 +304,10 @@ impl From<&ShapeRequest> for WireShape {
     }
 }
 
-impl TryFrom<WireShape> for ShapeRequest {
+impl TryFrom<WireShape<'_>> for ShapeRequest {
     type Error = CodecError;
 
-    fn try_from(wire: WireShape) -> Result<Self, CodecError> {
+    fn try_from(wire: WireShape<'_>) -> Result<Self, CodecError> {
         Ok(match wire {
             WireShape::Named { name, parameters } => Self::Named {
                 name,
@@ -328,14 +328,14 @@ impl TryFrom<WireShape> for ShapeRequest {
     }
 }
 
-fn wire_parameters(parameters: &[(String, Value)]) -> Vec<(String, WireValue)> {
+fn wire_parameters(parameters: &[(String, Value)]) -> Vec<(String, WireValue<'_>)> {
     parameters
         .iter()
         .map(|(name, value)| (name.clone(), value.into()))
         .collect()
 }
 
-fn read_parameters(wire: Vec<(String, WireValue)>) -> Result<Vec<(String, Value)>, CodecError> {
+fn read_parameters(wire: Vec<(String, WireValue<'_>)>) -> Result<Vec<(String, Value)>, CodecError> {
     wire.into_iter()
         .map(|(name, value)| Ok((name, value.try_into()?)))
         .collect()
@@ -364,13 +364,13 @@ impl From<WireCursor> for Cursor {
     }
 }
 
-fn wire_transaction(
+fn wire_transaction<'a>(
     cursor: Cursor,
     live: SubscriptionSet,
     accepted: &[Seq],
-    changes: &[Change],
+    changes: &'a [Change],
     more: bool,
-) -> WireServerFrame {
+) -> WireServerFrame<'a> {
     let mut stamps = StampWriter::default();
     let changes = changes.iter().map(|change| WireChange {
         table: change.table.0,
@@ -394,11 +394,11 @@ fn read_transaction(
     live: u64,
     accepted: Vec<u64>,
     stamps: Vec<WireStamp>,
-    changes: Vec<WireChange>,
+    changes: Vec<WireChange<'_>>,
     more: bool,
 ) -> Result<ServerFrame, CodecError> {
     let stamps = StampReader::new(stamps)?;
-    let read = |change: WireChange| {
+    let read = |change: WireChange<'_>| {
         Ok(Change {
             table: TableId(change.table),
             key: read_key(change.key)?,
@@ -415,8 +415,8 @@ fn read_transaction(
     })
 }
 
-impl From<&ServerFrame> for WireServerFrame {
-    fn from(frame: &ServerFrame) -> Self {
+impl<'a> From<&'a ServerFrame> for WireServerFrame<'a> {
+    fn from(frame: &'a ServerFrame) -> Self {
         match frame {
             ServerFrame::Welcome {
                 version,
@@ -484,10 +484,10 @@ impl From<&ServerFrame> for WireServerFrame {
     }
 }
 
-impl TryFrom<WireServerFrame> for ServerFrame {
+impl TryFrom<WireServerFrame<'_>> for ServerFrame {
     type Error = CodecError;
 
-    fn try_from(wire: WireServerFrame) -> Result<Self, CodecError> {
+    fn try_from(wire: WireServerFrame<'_>) -> Result<Self, CodecError> {
         Ok(match wire {
             WireServerFrame::Welcome {
                 version,

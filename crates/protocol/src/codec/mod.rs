@@ -64,7 +64,7 @@ pub fn encode_transaction(transaction: &LocalTransaction) -> Result<Vec<u8>, Cod
 
 /// Reads [`encode_transaction`]'s bytes back.
 pub fn decode_transaction(bytes: &[u8]) -> Result<LocalTransaction, CodecError> {
-    from_bytes::<rows::WireTransaction>("transaction", bytes)?.try_into()
+    from_bytes::<rows::WireTransaction<'_>>("transaction", bytes)?.try_into()
 }
 
 /// The hash that tells a resent transaction from another one under the same number.
@@ -79,7 +79,7 @@ pub fn encode_deltas(deltas: &[Delta]) -> Result<Vec<u8>, CodecError> {
 
 /// Reads [`encode_deltas`]'s bytes back.
 pub fn decode_deltas(bytes: &[u8]) -> Result<Vec<Delta>, CodecError> {
-    from_bytes::<rows::WireDeltas>("row states", bytes)?.try_into()
+    from_bytes::<rows::WireDeltas<'_>>("row states", bytes)?.try_into()
 }
 
 /// A schema as bytes.
@@ -99,7 +99,7 @@ pub fn encode_shape_request(request: &ShapeRequest) -> Result<Vec<u8>, CodecErro
 
 /// Reads [`encode_shape_request`]'s bytes back.
 pub fn decode_shape_request(bytes: &[u8]) -> Result<ShapeRequest, CodecError> {
-    from_bytes::<frame::WireShape>("shape request", bytes)?.try_into()
+    from_bytes::<frame::WireShape<'_>>("shape request", bytes)?.try_into()
 }
 
 fn to_bytes(what: &'static str, value: &impl Encode) -> Result<Vec<u8>, CodecError> {

@@ -1,7 +1,7 @@
 //! Row states and transactions on the wire. Stamps stand once in a table at the head, and cells
 //! refer to them by index: a transaction has one stamp and may have a hundred thousand cells.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use anabranch_crdt::{
     ColumnId, Delta, Entry, Existence, Hlc, Life, Real, ReplicaId, RowKey, RowState, Stamp,
@@ -13,12 +13,12 @@ use super::{CodecError, columns::WireColumn, malformed};
 use crate::{Inserts, LocalTransaction, Seq};
 
 #[derive(Encode, Decode)]
-pub(super) enum WireValue {
+pub(super) enum WireValue<'a> {
     Null,
     Integer(i64),
     Real(f64),
-    Text(String),
-    Blob(Vec<u8>),
+    Text(Cow<'a, str>),
+    Blob(Cow<'a, [u8]>),
 }
 
 #[derive(Encode, Decode)]
@@ -28,17 +28,17 @@ pub(super) struct WireStamp {
 }
 
 #[derive(Encode, Decode)]
-pub(super) struct WireState {
-    cells: Vec<WireCell>,
+pub(super) struct WireState<'a> {
+    cells: Vec<WireCell<'a>>,
     entries: Vec<WireEntry>,
     columns: Vec<WireColumn>,
 }
 
 #[derive(Encode, Decode)]
-struct WireCell {
+struct WireCell<'a> {
     column: u16,
     stamp: u32,
-    value: WireValue,
+    value: WireValue<'a>,
 }
 
 #[derive(Encode, Decode)]
@@ -48,23 +48,23 @@ pub(super) struct WireEntry {
 }
 
 #[derive(Encode, Decode)]
-struct WireDelta {
+struct WireDelta<'a> {
     table: u32,
-    key: Vec<WireValue>,
-    state: WireState,
+    key: Vec<WireValue<'a>>,
+    state: WireState<'a>,
 }
 
 #[derive(Encode, Decode)]
-pub(super) struct WireDeltas {
+pub(super) struct WireDeltas<'a> {
     stamps: Vec<WireStamp>,
-    deltas: Vec<WireDelta>,
+    deltas: Vec<WireDelta<'a>>,
 }
 
 #[derive(Encode, Decode)]
-pub(super) struct WireTransaction {
+pub(super) struct WireTransaction<'a> {
     seq: u64,
     stamp: WireStamp,
-    deltas: WireDeltas,
+    deltas: WireDeltas<'a>,
     inserts: Vec<u8>,
     replaces: u64,
 }
@@ -85,7 +85,7 @@ impl StampWriter {
         })
     }
 
-    pub(super) fn state(&mut self, state: &RowState) -> WireState {
+    pub(super) fn state<'a>(&mut self, state: &'a RowState) -> WireState<'a> {
         let cells = state.cells().map(|(column, stamp, value)| WireCell {
             column: column.0,
             stamp: self.refer(stamp),
@@ -133,7 +133,7 @@ impl StampReader {
             .ok_or_else(|| malformed("row state", &"it refers to a missing stamp"))
     }
 
-    pub(super) fn state(&self, wire: WireState) -> Result<RowState, CodecError> {
+    pub(super) fn state(&self, wire: WireState<'_>) -> Result<RowState, CodecError> {
         let mut state = RowState::of_existence(self.existence(wire.entries)?);
         for cell in wire.cells {
             let stamp = self.look_up(cell.stamp)?;
@@ -157,8 +157,8 @@ impl StampReader {
     }
 }
 
-impl WireDeltas {
-    pub(super) fn new(deltas: &[Delta]) -> Self {
+impl<'a> WireDeltas<'a> {
+    pub(super) fn new(deltas: &'a [Delta]) -> Self {
         let mut stamps = StampWriter::default();
         let deltas = deltas.iter().map(|delta| WireDelta {
             table: delta.table.0,
@@ -173,12 +173,12 @@ impl WireDeltas {
     }
 }
 
-impl TryFrom<WireDeltas> for Vec<Delta> {
+impl TryFrom<WireDeltas<'_>> for Vec<Delta> {
     type Error = CodecError;
 
-    fn try_from(wire: WireDeltas) -> Result<Self, CodecError> {
+    fn try_from(wire: WireDeltas<'_>) -> Result<Self, CodecError> {
         let stamps = StampReader::new(wire.stamps)?;
-        let read = |delta: WireDelta| {
+        let read = |delta: WireDelta<'_>| {
             Ok(Delta {
                 table: TableId(delta.table),
                 key: read_key(delta.key)?,
@@ -189,8 +189,8 @@ impl TryFrom<WireDeltas> for Vec<Delta> {
     }
 }
 
-impl From<&LocalTransaction> for WireTransaction {
-    fn from(transaction: &LocalTransaction) -> Self {
+impl<'a> From<&'a LocalTransaction> for WireTransaction<'a> {
+    fn from(transaction: &'a LocalTransaction) -> Self {
         Self {
             seq: transaction.seq.0,
             stamp: transaction.stamp.into(),
@@ -201,10 +201,10 @@ impl From<&LocalTransaction> for WireTransaction {
     }
 }
 
-impl TryFrom<WireTransaction> for LocalTransaction {
+impl TryFrom<WireTransaction<'_>> for LocalTransaction {
     type Error = CodecError;
 
-    fn try_from(wire: WireTransaction) -> Result<Self, CodecError> {
+    fn try_from(wire: WireTransaction<'_>) -> Result<Self, CodecError> {
         let deltas: Vec<Delta> = wire.deltas.try_into()?;
         let inserts = Inserts::from_bytes(wire.inserts, deltas.len());
         if wire.replaces >= wire.seq.max(1) {
@@ -224,41 +224,41 @@ impl TryFrom<WireTransaction> for LocalTransaction {
     }
 }
 
-pub(super) fn wire_key(key: &RowKey) -> Vec<WireValue> {
+pub(super) fn wire_key(key: &RowKey) -> Vec<WireValue<'_>> {
     key.0.iter().map(WireValue::from).collect()
 }
 
-pub(super) fn read_key(wire: Vec<WireValue>) -> Result<RowKey, CodecError> {
+pub(super) fn read_key(wire: Vec<WireValue<'_>>) -> Result<RowKey, CodecError> {
     wire.into_iter()
         .map(Value::try_from)
         .collect::<Result<_, _>>()
         .map(RowKey)
 }
 
-impl From<&Value> for WireValue {
-    fn from(value: &Value) -> Self {
+impl<'a> From<&'a Value> for WireValue<'a> {
+    fn from(value: &'a Value) -> Self {
         match value {
             Value::Null => Self::Null,
             Value::Integer(number) => Self::Integer(*number),
             Value::Real(real) => Self::Real(real.get()),
-            Value::Text(text) => Self::Text(text.clone()),
-            Value::Blob(bytes) => Self::Blob(bytes.clone()),
+            Value::Text(text) => Self::Text(Cow::Borrowed(text)),
+            Value::Blob(bytes) => Self::Blob(Cow::Borrowed(bytes)),
         }
     }
 }
 
-impl TryFrom<WireValue> for Value {
+impl TryFrom<WireValue<'_>> for Value {
     type Error = CodecError;
 
-    fn try_from(wire: WireValue) -> Result<Self, CodecError> {
+    fn try_from(wire: WireValue<'_>) -> Result<Self, CodecError> {
         Ok(match wire {
             WireValue::Null => Self::Null,
             WireValue::Integer(number) => Self::Integer(number),
             WireValue::Real(number) => {
                 Self::Real(Real::new(number).ok_or_else(|| malformed("value", &"a real is NaN"))?)
             }
-            WireValue::Text(text) => Self::Text(text),
-            WireValue::Blob(bytes) => Self::Blob(bytes),
+            WireValue::Text(text) => Self::Text(text.into_owned()),
+            WireValue::Blob(bytes) => Self::Blob(bytes.into_owned()),
         })
     }
 }

@@ -1,21 +1,19 @@
 //! Merging: deltas joined into the rows of one table, a batch at a time.
 //!
-//! A batch comes in the order of packed keys, so that each B-tree is walked once: the clocks are
-//! read, the rows written as each is decided, the clocks written. Expects a connection whose
+//! A batch comes in the order of packed keys, so that each B-tree is walked once. Of rows that are
+//! known the clocks are read, the rows written as each is decided, the clocks written; where rows
+//! are new, nothing is looked for. Expects a connection whose
 //! triggers do not capture.
 
 use std::{borrow::Cow, cmp::Ordering};
 
-use anabranch_crdt::{ColumnId, Merged, RowClock, RowKey, RowState, TableId, Value, merge};
+use anabranch_crdt::{Merged, RowClock, RowKey, RowState, TableId, Value, merge, merge_first};
 use anabranch_protocol::SubscriptionSet;
-use rusqlite::{CachedStatement, Connection, params_from_iter};
+use rusqlite::Connection;
 
 use super::{
-    ChangeKind, Held, RowChange, TablesError, key,
-    names::Names,
-    rows::run,
-    table::{ColumnSql, TableSql},
-    values::Bound,
+    ChangeKind, Held, RowChange, TablesError, clocks::ClockWriter, key, table::TableSql,
+    writer::Writer,
 };
 
 /// A delta to be merged.
@@ -92,108 +90,27 @@ impl TableSql {
         rows: &[Incoming<'_>],
         mut shapes: impl FnMut(usize, SubscriptionSet) -> SubscriptionSet,
     ) -> Result<Vec<Outcome>, TablesError> {
-        let held = self.held_in_order(conn, rows.iter().map(|row| row.packed))?;
-        let mut writer = Writer::new(self, conn);
-        let mut outcomes = Vec::with_capacity(rows.len());
-        let mut writes: Vec<Write<'_>> = Vec::with_capacity(rows.len());
-        for (at, (row, held)) in rows.iter().zip(held).enumerate() {
-            // A row that comes twice has been decided once already.
-            let again = writes.last().filter(|write| write.packed == row.packed);
-            let held = again.map(|write| write.held.clone()).or(held);
-            let held = Held::with_pending(held, row.pending);
-            let known = held.is_some();
-            let mut held = held.unwrap_or_default();
-            let held_shapes = held.shapes;
-            held.shapes = shapes(at, held_shapes);
-            let shapes = held.shapes;
-            let delta = self.of_known_columns(row.state);
-            let merged = self.merge_clock(conn, row.key, &mut held.clock, &delta)?;
-            if merged.changed {
-                writer.winners(row.key, &delta, &merged, &held.clock, known)?;
+        let mut batch = Batch {
+            table: self,
+            conn,
+            writer: Writer::new(self, conn),
+            clocks: ClockWriter::of_new_rows(self, conn)?,
+            writes: Vec::new(),
+            outcomes: Vec::with_capacity(rows.len()),
+        };
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let keys = rest.iter().map(|row| row.packed);
+            let held = self.held_until_unknown(conn, keys)?;
+            for held in held {
+                rest = batch.row(rest, held, &mut shapes)?;
             }
-            if merged.changed || (known && shapes != held_shapes) {
-                writes.push(Write {
-                    packed: row.packed,
-                    held,
-                });
-            }
-            outcomes.push(Outcome {
-                known: known || merged.changed,
-                merged,
-                shapes,
-            });
+            // Where one row is new, the next ones mostly are.
+            rest = batch.new_rows(rest, &mut shapes)?;
         }
-        self.put_all_held(conn, writes.iter().map(|write| (write.packed, &write.held)))?;
-        Ok(outcomes)
-    }
-
-    /// What is kept beside the rows with these packed keys, which come in their order.
-    ///
-    /// One pass over the clocks where the keys lie close together, a search for each where not.
-    pub(crate) fn held_in_order<'k>(
-        &self,
-        conn: &Connection,
-        packed: impl ExactSizeIterator<Item = &'k [u8]>,
-    ) -> Result<Vec<Option<Held>>, TablesError> {
-        let mut out = Vec::with_capacity(packed.len());
-        let mut wanted = packed.peekable();
-        let mut query = conn.prepare_cached(&self.scan_clocks)?;
-        let mut names = Names::new(conn);
-        let mut recent: Option<(Vec<u8>, RowClock)> = None;
-        let mut stepping = Stepping::default();
-        while let Some(from) = wanted.peek() {
-            let mut rows = query.query([from])?;
-            let steps_max = stepping.steps_max(wanted.len());
-            let mut steps = 0;
-            while steps < steps_max && wanted.peek().is_some() {
-                let Some(row) = rows.next()? else {
-                    // Nothing lies beyond, so no other key is known either.
-                    out.extend(wanted.by_ref().map(|_| None));
-                    break;
-                };
-                let found = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-                while wanted.next_if(|key| *key < found).is_some() {
-                    out.push(None);
-                }
-                steps += 1;
-                while wanted.next_if(|key| *key == found).is_some() {
-                    steps = 0;
-                    let bytes = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                    let shapes = SubscriptionSet(row.get::<_, i64>(2)?.cast_unsigned());
-                    let clock = match &recent {
-                        Some((held, clock)) if held == bytes => clock.clone(),
-                        _ => {
-                            let clock = names.unpack(self.id(), bytes)?;
-                            recent = Some((bytes.to_vec(), clock.clone()));
-                            clock
-                        }
-                    };
-                    out.push(Some(Held { clock, shapes }));
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    /// Writes what is kept beside rows, which come in the order of packed keys. Rows of one
-    /// transaction mostly have the same clock, which is encoded once.
-    pub(crate) fn put_all_held<'w>(
-        &self,
-        conn: &Connection,
-        writes: impl Iterator<Item = (&'w [u8], &'w Held)>,
-    ) -> Result<(), TablesError> {
-        let mut statement = conn.prepare_cached(&self.put_clock)?;
-        let mut names = Names::new(conn);
-        let mut recent: Option<(&RowClock, Vec<u8>)> = None;
-        for (packed, held) in writes {
-            let bytes = match recent.take() {
-                Some((clock, bytes)) if *clock == held.clock => bytes,
-                _ => names.pack(&held.clock)?,
-            };
-            statement.execute((packed, &bytes, held.shapes.0.cast_signed()))?;
-            recent = Some((&held.clock, bytes));
-        }
-        Ok(())
+        let writes = batch.writes.iter();
+        self.put_all_held(conn, writes.map(|write| (write.packed, &write.held)))?;
+        Ok(batch.outcomes)
     }
 
     /// The delta without columns that this file does not have yet.
@@ -247,175 +164,89 @@ struct Write<'a> {
     held: Held,
 }
 
-/// Cells of one row, in column order.
-type Cells<'a> = [(&'a ColumnSql, &'a Value)];
-
-/// Writes rows of one table, holding on to the statements that it used last: the rows of a batch
-/// mostly write the same columns.
-struct Writer<'a> {
+/// A batch being merged.
+struct Batch<'a> {
     table: &'a TableSql,
     conn: &'a Connection,
-    insert: Recent<'a>,
-    update: Recent<'a>,
+    writer: Writer<'a>,
+    clocks: ClockWriter<'a>,
+    /// The clocks to be written in the end.
+    writes: Vec<Write<'a>>,
+    outcomes: Vec<Outcome>,
 }
 
-/// A statement, and the columns it writes.
-type Recent<'a> = Option<(Vec<ColumnId>, CachedStatement<'a>)>;
-
-impl<'a> Writer<'a> {
-    const fn new(table: &'a TableSql, conn: &'a Connection) -> Self {
-        Self {
-            table,
-            conn,
-            insert: None,
-            update: None,
-        }
-    }
-
-    /// Writes what an incoming delta has won.
-    fn winners(
+impl<'a> Batch<'a> {
+    /// Merges the first of these rows, of which `held` is known; the others.
+    fn row<'r>(
         &mut self,
-        key: &RowKey,
-        delta: &RowState,
-        merged: &Merged,
-        clock: &RowClock,
-        known: bool,
-    ) -> Result<(), TablesError> {
-        let registers = delta
-            .cells()
-            .filter(|(column, ..)| merged.won.binary_search(column).is_ok())
-            .map(|(column, _, value)| (column, value));
-        let others = delta.clock().columns().iter();
-        let others = others
-            .filter(|(column, _)| merged.won.binary_search(column).is_ok())
-            .filter_map(|(column, _)| Some((*column, clock.shown(*column)?)));
-        let mut won: Vec<(&ColumnSql, &Value)> = registers
-            .chain(others)
-            .filter_map(|(column, value)| Some((self.table.register(column)?, value)))
-            .collect();
-        if !delta.clock().columns().is_empty() {
-            won.sort_by_key(|(register, _)| register.id);
-            won.dedup_by_key(|(register, _)| register.id);
+        rows: &'r [Incoming<'a>],
+        held: Option<Held>,
+        shapes: &mut impl FnMut(usize, SubscriptionSet) -> SubscriptionSet,
+    ) -> Result<&'r [Incoming<'a>], TablesError> {
+        let Some((row, rest)) = rows.split_first() else {
+            return Ok(rows);
+        };
+        // A row that comes twice has been decided once already.
+        let again = self.writes.last();
+        let again = again.filter(|write| write.packed == row.packed);
+        let held = again.map(|write| write.held.clone()).or(held);
+        let held = Held::with_pending(held, row.pending);
+        let known = held.is_some();
+        let mut held = held.unwrap_or_default();
+        let held_shapes = held.shapes;
+        held.shapes = shapes(self.outcomes.len(), held_shapes);
+        let shapes = held.shapes;
+        let delta = self.table.of_known_columns(row.state);
+        let clock = &mut held.clock;
+        let merged = self.table.merge_clock(self.conn, row.key, clock, &delta)?;
+        if merged.changed {
+            let writer = &mut self.writer;
+            writer.winners(row.key, &delta, &merged, &held.clock, known)?;
         }
-        match (merged.was_present, merged.is_present) {
-            (true, true) => self.update(key, &won),
-            (false, true) if !known => self.insert(key, &won),
-            (false, true) => self.raise(key, &won, clock),
-            (true, false) => {
-                run(self.conn, &self.table.bury, &key.0)?;
-                run(self.conn, &self.table.delete_row, &key.0)?;
-                self.update_dead(key, &won)
-            }
-            (false, false) => self.update_dead(key, &won),
+        if merged.changed || (known && shapes != held_shapes) {
+            let packed = row.packed;
+            self.writes.push(Write { packed, held });
         }
+        self.outcomes.push(Outcome {
+            known: known || merged.changed,
+            merged,
+            shapes,
+        });
+        Ok(rest)
     }
 
-    fn insert(&mut self, key: &RowKey, cells: &Cells<'_>) -> Result<(), TablesError> {
-        let (table, conn) = (self.table, self.conn);
-        write(&mut self.insert, key, cells, |registers| {
-            Ok(conn.prepare_cached(&table.insert(registers))?)
-        })
-        .map(drop)
-    }
-
-    fn update(&mut self, key: &RowKey, cells: &Cells<'_>) -> Result<(), TablesError> {
-        if cells.is_empty() {
-            return Ok(());
-        }
-        let (table, conn) = (self.table, self.conn);
-        let updated = write(&mut self.update, key, cells, |registers| {
-            Ok(conn.prepare_cached(&table.update(registers))?)
-        })?;
-        // A row that vanished with the triggers off must not stop the merge.
-        if updated == 0 {
-            self.insert(key, cells)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Brings a removed row back: the values it had, and the winners over them.
-    fn raise(
+    /// Merges rows for as long as they are not known: the clock that comes in is the row's then, and
+    /// writing it tells whether it was known. The others.
+    fn new_rows<'r>(
         &mut self,
-        key: &RowKey,
-        won: &Cells<'_>,
-        clock: &RowClock,
-    ) -> Result<(), TablesError> {
-        let kept = self
-            .table
-            .values(self.conn, key, false)?
-            .unwrap_or_default();
-        let kept = self.table.registers.iter().zip(&kept);
-        let kept = kept.filter(|(register, _)| clock.knows(register.id));
-        let mut cells: Vec<(&ColumnSql, &Value)> = kept.collect();
-        for (register, value) in won {
-            match cells.iter_mut().find(|(held, _)| held.id == register.id) {
-                Some(cell) => cell.1 = value,
-                None => cells.push((register, value)),
+        mut rows: &'r [Incoming<'a>],
+        shapes: &mut impl FnMut(usize, SubscriptionSet) -> SubscriptionSet,
+    ) -> Result<&'r [Incoming<'a>], TablesError> {
+        while let Some((row, rest)) = rows.split_first() {
+            let (clock, merged) = (row.state.clock(), merge_first(row.state));
+            let all_known = matches!(self.table.of_known_columns(row.state), Cow::Borrowed(_));
+            if row.pending.is_some() || !merged.changed || !all_known || self.is_written(row) {
+                break;
             }
-        }
-        cells.sort_unstable_by_key(|(register, _)| register.id);
-        self.insert(key, &cells)?;
-        run(self.conn, &self.table.delete_dead, &key.0).map(drop)
-    }
-
-    fn update_dead(&self, key: &RowKey, won: &Cells<'_>) -> Result<(), TablesError> {
-        if won.is_empty() {
-            return Ok(());
-        }
-        let registers = &self.table.registers;
-        let kept = self.table.values(self.conn, key, false)?;
-        let mut values = kept.unwrap_or_else(|| vec![Value::Null; registers.len()]);
-        for (register, slot) in registers.iter().zip(&mut values) {
-            if let Some((_, value)) = won.iter().find(|(won, _)| won.id == register.id) {
-                *slot = (*value).clone();
+            let shapes = shapes(self.outcomes.len(), SubscriptionSet::EMPTY);
+            if !self.clocks.add(row.packed, clock, shapes)? {
+                break;
             }
+            let writer = &mut self.writer;
+            writer.winners(row.key, row.state, &merged, clock, false)?;
+            self.outcomes.push(Outcome {
+                known: true,
+                merged,
+                shapes,
+            });
+            rows = rest;
         }
-        run(self.conn, &self.table.put_dead, key.0.iter().chain(&values)).map(drop)
+        Ok(rows)
+    }
+
+    /// Whether the row has come just before, and its clock is to be written yet.
+    fn is_written(&self, row: &Incoming<'_>) -> bool {
+        let last = self.writes.last();
+        last.is_some_and(|write| write.packed == row.packed)
     }
 }
-
-/// Runs the statement that writes just these cells of a row: the one used last, if it does.
-fn write<'c>(
-    recent: &mut Recent<'c>,
-    key: &RowKey,
-    cells: &Cells<'_>,
-    prepare: impl FnOnce(&[&ColumnSql]) -> Result<CachedStatement<'c>, TablesError>,
-) -> Result<usize, TablesError> {
-    let columns = || cells.iter().map(|(register, _)| register.id);
-    let values = key.0.iter().chain(cells.iter().map(|(_, value)| *value));
-    let params = params_from_iter(values.map(Bound));
-    if let Some((held, statement)) = recent
-        && held.iter().copied().eq(columns())
-    {
-        return Ok(statement.execute(params)?);
-    }
-    let registers: Vec<&ColumnSql> = cells.iter().map(|(register, _)| *register).collect();
-    let (_, statement) = recent.insert((columns().collect(), prepare(&registers)?));
-    Ok(statement.execute(params)?)
-}
-
-/// Decides how far to step from a key that was searched for, before searching for the next: as far
-/// as has been of use lately, and now and then farther, to see whether it would be.
-#[derive(Default)]
-struct Stepping {
-    searches: u32,
-    left: Option<usize>,
-}
-
-impl Stepping {
-    /// To be asked after each search, with the number of keys that are left to be found.
-    fn steps_max(&mut self, left: usize) -> u32 {
-        let answered = self.left.map_or(0, |before| before.saturating_sub(left));
-        self.left = Some(left);
-        self.searches = self.searches.wrapping_add(1);
-        if answered > 1 || self.searches % 8 == 1 {
-            STEPS_MAX
-        } else {
-            1
-        }
-    }
-}
-
-/// Clocks stepped over before searching is cheaper than stepping.
-const STEPS_MAX: u32 = 3;

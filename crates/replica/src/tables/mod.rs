@@ -8,6 +8,7 @@
 
 mod adopting;
 mod capture;
+mod clocks;
 mod error;
 mod evictions;
 mod forget;
@@ -21,6 +22,7 @@ mod seal;
 mod table;
 mod triggers;
 pub mod values;
+mod writer;
 
 use std::collections::HashMap;
 

@@ -16,6 +16,7 @@ pub struct TableSql {
     pub(super) registers: Vec<ColumnSql>,
     pub(super) read_clock: String,
     pub(super) scan_clocks: String,
+    pub(super) add_clock: String,
     pub(super) put_clock: String,
     pub(super) put_shapes: String,
     pub(super) drop_clock: String,
@@ -71,6 +72,9 @@ impl TableSql {
             read_clock: format!("SELECT clock, shapes FROM {clock} WHERE key = ?1"),
             scan_clocks: format!(
                 "SELECT key, clock, shapes FROM {clock} WHERE key >= ?1 ORDER BY key"
+            ),
+            add_clock: format!(
+                "INSERT OR IGNORE INTO {clock}(key, clock, shapes) VALUES (?1, ?2, ?3)"
             ),
             // SQLite writes this with one search of the tree, an upsert with two.
             put_clock: format!("REPLACE INTO {clock}(key, clock, shapes) VALUES (?1, ?2, ?3)"),

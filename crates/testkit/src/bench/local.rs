@@ -1,4 +1,4 @@
-//! What replication costs the application that writes, the disk and the memory.
+//! What replication costs the application that writes, and the disk.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     sides::{Merge, Ours, Plain, insert},
 };
 
-/// Measures local writes, bytes on disk and peak memory.
+/// Measures local writes and bytes on disk.
 pub(super) fn cases(
     options: &MergeOptions,
     tell: &mut impl FnMut(Figure),
@@ -27,8 +27,7 @@ pub(super) fn cases(
         tell,
     )?;
     writes(options, "local_1", few, 1, Write::Insert, tell)?;
-    disk(options, &keys, tell)?;
-    peak_memory(options, &keys, tell)
+    disk(options, &keys, tell)
 }
 
 /// What an application does to each row.
@@ -154,54 +153,6 @@ fn file_bytes(path: &Path) -> Result<f64, BenchError> {
     Connection::open(path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let bytes = fs::metadata(path)?.len();
     Ok(number(usize::try_from(bytes).unwrap_or(usize::MAX)))
-}
-
-/// The most memory the process took while merging all rows, above what it took before.
-fn peak_memory(
-    options: &MergeOptions,
-    keys: &[String],
-    tell: &mut impl FnMut(Figure),
-) -> Result<(), BenchError> {
-    if !options.wants("peak_memory") {
-        return Ok(());
-    }
-    let mut ours = || {
-        let mut ours = Ours::new()?;
-        peak_of(|| ours.all(keys, What::Row(HELD), BATCH))
-    };
-    let mut limit = || {
-        let mut plain = Plain::with_clock(&Ours::new()?.path())?;
-        peak_of(|| plain.all(keys, What::Row(HELD), BATCH))
-    };
-    tell(compare(
-        options.rounds,
-        "peak_memory",
-        "MiB",
-        &mut ours,
-        &mut limit,
-    )?);
-    Ok(())
-}
-
-/// The peak of resident memory during `work`, in MiB. Only Linux tells it.
-fn peak_of(work: impl FnOnce() -> Result<Duration, BenchError>) -> Result<f64, BenchError> {
-    // Writing 5 makes the peak start again from here; where that is refused the peak is the
-    // process's.
-    let _ = fs::write("/proc/self/clear_refs", "5");
-    let before = resident_mib("VmRSS:");
-    work()?;
-    Ok(resident_mib("VmHWM:") - before)
-}
-
-/// What the system tells of this process's memory under that name.
-fn resident_mib(name: &str) -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let told = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|kib| kib.parse::<f64>().ok());
-    told.map_or(0.0, |kib| kib / 1024.0)
 }
 
 const BATCH: usize = 10_000;

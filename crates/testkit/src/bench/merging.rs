@@ -100,6 +100,19 @@ pub(super) fn cases(
     Ok(())
 }
 
+/// The engine's rate in a case.
+pub(super) fn ours(name: &str, rows: usize) -> Result<f64, BenchError> {
+    let Some(case) = CASES.iter().find(|case| case.name == name) else {
+        return Ok(f64::NAN);
+    };
+    let held = keys(rows);
+    let incoming = match case.held {
+        Held::Nothing => held.clone(),
+        _ => shuffled(&held),
+    };
+    Ok(rate(rows, case.run(Ours::new()?, &held, &incoming)?))
+}
+
 /// Keys in their order into a table that gets ten times as large, beside one that does not: whether
 /// the rate holds.
 fn growth(options: &MergeOptions, tell: &mut impl FnMut(Figure)) -> Result<(), BenchError> {

@@ -6,9 +6,12 @@
 //! round the two take turns at going first; a figure is the median of the rounds. Time spent waiting
 //! for a processor that another program has does not count.
 
+mod crsqlite;
+mod extension;
 mod local;
 mod memory;
 mod merging;
+mod peak;
 mod pending;
 mod rows;
 mod sides;
@@ -52,7 +55,7 @@ impl Default for MergeOptions {
 
 /// The cases of the merge benchmark, in the order they are measured in; those of [`ON_REQUEST`] only
 /// where they are asked for.
-pub const CASES: [&str; 22] = [
+pub const CASES: [&str; 25] = [
     "memory",
     "memory_lose",
     "growth_ordered",
@@ -75,10 +78,19 @@ pub const CASES: [&str; 22] = [
     "local_1",
     "disk",
     "peak_memory",
+    "crsqlite_fresh",
+    "crsqlite_all_win",
+    "crsqlite_all_lose",
 ];
 
-/// The cases that take long.
-pub const ON_REQUEST: [&str; 1] = ["growth_ordered"];
+/// The cases that take long, to be asked for by name, and those beside cr-sqlite, to be asked for by
+/// naming its extension in `CRSQLITE_PATH`.
+pub const ON_REQUEST: [&str; 4] = [
+    "growth_ordered",
+    "crsqlite_fresh",
+    "crsqlite_all_win",
+    "crsqlite_all_lose",
+];
 
 /// One measured case.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,6 +119,9 @@ pub enum BenchError {
     /// There is no room for its files, or no right to make them.
     #[error("cannot make the benchmark's files: {0}; see that TMPDIR has room")]
     Files(#[from] std::io::Error),
+    /// The process that was to measure one side did not.
+    #[error("a part of the benchmark ended with {0} and told nothing; see what it printed")]
+    Child(std::process::ExitStatus),
     /// A replica cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -123,10 +138,15 @@ pub enum BenchError {
 
 /// Runs every case, telling each figure as it is there.
 pub fn merge(options: &MergeOptions, mut tell: impl FnMut(Figure)) -> Result<(), BenchError> {
+    if peak::is_child() {
+        return peak::measure(options);
+    }
     memory::cases(options, &mut tell);
     merging::cases(options, &mut tell)?;
     pending::cases(options, &mut tell)?;
-    local::cases(options, &mut tell)
+    local::cases(options, &mut tell)?;
+    peak::cases(options, &mut tell)?;
+    crsqlite::cases(options, &mut tell)
 }
 
 /// What one side measured in one round.

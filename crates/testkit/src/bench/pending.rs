@@ -1,6 +1,6 @@
 //! Merging while local transactions wait for an outcome, beside the strategy that takes them back,
-//! applies what has come, and does them again. Every case starts from a table of the same size,
-//! filled with as many rows that are not pending as it takes.
+//! applies what has come, and does them again. The rows that come in are known and nothing is pending
+//! on them; the transactions wait on others of the same table, which is the same in every case.
 
 use std::time::Duration;
 
@@ -24,34 +24,34 @@ pub(super) fn cases(
         ("pending_10000", 10_000),
     ];
     for (name, pending) in cases.into_iter().filter(|(name, _)| options.wants(name)) {
-        let all = keys(HELD_ROWS + 1 + BATCH * BATCHES);
-        let (held, incoming) = all.split_at(HELD_ROWS);
-        let (local, held) = held.split_at(pending);
-        let (first, incoming) = incoming.split_at(1);
+        let all = keys(PENDING_MAX + BATCH * (BATCHES + 1));
+        let (others, incoming) = all.split_at(PENDING_MAX);
+        let (first, incoming) = incoming.split_at(BATCH);
+        let local = others.get(..pending).unwrap_or(others);
         let mut ours = || {
             let mut ours = Ours::new()?;
-            ours.all(held, What::Row(HELD), BATCH)?;
+            ours.all(&all, What::Row(HELD), HELD_BATCH)?;
             for key in local {
-                ours.replica.transaction(|tx| insert(tx, key))?;
+                ours.replica.transaction(|tx| update(tx, key, MINE))?;
             }
             // The first merge reads the outbox once, which is opening's price, not merging's.
-            ours.batch(changes(first, What::Row(HELD)))?;
+            ours.batch(changes(first, What::Row(HELD + 1)))?;
             Ok(rate(
                 incoming.len(),
-                ours.all(incoming, What::Row(HELD), BATCH)?,
+                ours.all(incoming, What::Row(HELD + 1), BATCH)?,
             ))
         };
         let mut limit = || {
             let mut plain = Plain::with_clock(&Ours::new()?.path())?;
-            plain.all(held, What::Row(HELD), BATCH)?;
+            plain.all(&all, What::Row(HELD), HELD_BATCH)?;
             for key in local {
-                insert(&plain.conn, key)?;
+                update(&plain.conn, key, MINE)?;
             }
             let mut replaying = Replaying { plain, local };
-            replaying.batch(changes(first, What::Row(HELD)))?;
+            replaying.batch(changes(first, What::Row(HELD + 1)))?;
             Ok(rate(
                 incoming.len(),
-                replaying.all(incoming, What::Row(HELD), BATCH)?,
+                replaying.all(incoming, What::Row(HELD + 1), BATCH)?,
             ))
         };
         tell(compare(
@@ -76,28 +76,32 @@ impl Merge for Replaying<'_> {
         let start = Stopwatch::start();
         let tx = self.plain.conn.transaction()?;
         for key in self.local.iter().rev() {
-            tx.prepare_cached("DELETE FROM t WHERE c1 = ?1")?
-                .execute([key])?;
+            update(&tx, key, BEFORE)?;
         }
         for change in &changes {
             apply(&tx, change)?;
         }
         for key in self.local {
-            insert(&tx, key)?;
+            update(&tx, key, MINE)?;
         }
         tx.commit()?;
         Ok(start.elapsed())
     }
 }
 
-fn insert(conn: &Connection, key: &str) -> rusqlite::Result<usize> {
-    conn.prepare_cached("INSERT INTO t(c1, c2, c3, c4, c5) VALUES (?1, 'a', 'b', 'c', 'd')")?
-        .execute([key])
+fn update(conn: &Connection, key: &str, text: &str) -> rusqlite::Result<usize> {
+    conn.prepare_cached("UPDATE t SET c2 = ?2 WHERE c1 = ?1")?
+        .execute([key, text])
 }
 
-/// Rows of the table before, pending or not.
-const HELD_ROWS: usize = 20_000;
+/// What a pending write says, and what it is taken back to.
+const MINE: &str = "written here";
+const BEFORE: &str = "2 of 00000000";
+
+/// Rows that may have writes pending on them.
+const PENDING_MAX: usize = 10_000;
 
 /// Rows that come at once, as often as it takes to be measured.
 const BATCH: usize = 1_000;
 const BATCHES: usize = 10;
+const HELD_BATCH: usize = 10_000;

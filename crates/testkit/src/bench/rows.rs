@@ -25,12 +25,12 @@ pub(super) fn ordered_keys(count: usize) -> Vec<String> {
         .collect()
 }
 
-/// The same keys in another order, as far from theirs as can be.
-pub(super) fn shuffled(keys: &[String]) -> Vec<String> {
+/// The same in another order, as far from theirs as can be.
+pub(super) fn shuffled<T: Clone + Ord>(items: &[T]) -> Vec<T> {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut places: Vec<(u64, &String)> = keys.iter().map(|key| (random(&mut seed), key)).collect();
+    let mut places: Vec<(u64, &T)> = items.iter().map(|item| (random(&mut seed), item)).collect();
     places.sort_unstable();
-    places.into_iter().map(|(_, key)| key.clone()).collect()
+    places.into_iter().map(|(_, item)| item.clone()).collect()
 }
 
 fn random(seed: &mut u64) -> u64 {
