@@ -1,9 +1,9 @@
 //! A file keeps everything over a restart, and a file that is not a replica is left as it is.
 mod common;
 
-use anabranch_protocol::Seq;
+use anabranch_protocol::{Seq, SubscriptionSet};
 use anabranch_replica::{OpenError, Replica};
-use common::{Clock, Site, open_foreign, options, shape};
+use common::{Clock, Site, change, cursor, open_foreign, options, shape};
 
 #[test]
 fn outbox_clock_identity_and_schema_survive_a_restart() {
@@ -114,4 +114,45 @@ fn a_lock_held_by_another_program_is_an_error_and_not_a_loss() {
     assert!(site.replica.subscribe(&shape("x")).is_err());
     foreign.execute_batch("COMMIT").unwrap();
     assert_eq!(site.replica.seal().unwrap(), Some(Seq(1)));
+}
+
+#[test]
+fn a_file_of_an_older_format_is_refused_and_says_so() {
+    let site = Site::new(1);
+    let path = site.path.clone();
+    drop(site.replica);
+    let set_format = "UPDATE anabranch_meta SET value = 1 WHERE name = 'format'";
+    open_foreign(&path).execute(set_format, []).unwrap();
+    let refused = Replica::open(&path, options(&Clock::new(), 1));
+    assert!(
+        matches!(
+            refused,
+            Err(OpenError::OlderFormat {
+                found: 1,
+                known: 2,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_clock_of_one_replica_too_many_is_refused_and_nothing_is_lost() {
+    let mut site = Site::new(1);
+    let all = SubscriptionSet::only(site.keep_everything());
+    site.run("INSERT INTO numbered VALUES (1, 'mine')");
+    let full = "INSERT INTO anabranch_replica(n, id) VALUES (?1, zeroblob(16))";
+    let numbers = i64::from(anabranch_replica::limits::REPLICAS_MAX);
+    site.foreign().execute(full, [numbers]).unwrap();
+    let mut author = Site::new(9);
+    author.run("INSERT INTO numbered VALUES (5, 'theirs')");
+    let changes = vec![change(&author.last().deltas[0], all)];
+    let refused = site
+        .replica
+        .merge_transaction(cursor(1), all, Vec::new(), changes)
+        .unwrap_err();
+    assert!(refused.to_string().contains("start a new file"));
+    assert_eq!(site.count("numbered"), 1);
+    assert_eq!(site.pending().len(), 1);
 }

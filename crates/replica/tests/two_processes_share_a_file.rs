@@ -121,3 +121,25 @@ fn a_write_that_was_accepted_before_anybody_looked_is_told_all_the_same() {
         assert_eq!(second.take_events(), [elsewhere]);
     }
 }
+
+#[test]
+fn what_another_engine_appends_is_pending_here_too() {
+    let mut first = Site::new(1);
+    let id = first.keep_everything();
+    let all = SubscriptionSet::only(id);
+    let mut second = Replica::open(&first.path, options(&Clock::new(), 2)).unwrap();
+    let mut author = Site::new(9);
+    for (row, position) in (1..).zip(1..4) {
+        // The second has looked at the outbox before, and reads only what is new in it.
+        first.run(&format!("INSERT INTO numbered VALUES ({row}, 'mine')"));
+        author.clock.set(1);
+        author.run(&format!("INSERT INTO numbered VALUES ({row}, 'older')"));
+        let older = author.last();
+        let changes = vec![change(&older.deltas[0], all)];
+        second
+            .merge_transaction(cursor(position), all, Vec::new(), changes)
+            .unwrap();
+        let notes = first.text("SELECT group_concat(DISTINCT note) FROM numbered");
+        assert_eq!(notes.as_deref(), Some("mine"), "at row {row}");
+    }
+}
