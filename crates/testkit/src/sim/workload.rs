@@ -113,6 +113,9 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
     if world.rng.chance(world.options.shape_change) {
         return change_shapes(world, index);
     }
+    if world.rng.chance(200) {
+        return type_into_a_row(world, index);
+    }
     let foreign = world.rng.chance(150);
     let mut statements = Vec::new();
     for _ in 0..=world.rng.below(3) {
@@ -135,16 +138,69 @@ pub(super) fn step(world: &mut World) -> Result<(), Failure> {
         let sealed = sealed.map_err(|error| Failure::broken("cannot seal", error))?;
         world.committed(index, sealed, hits)?;
     } else {
-        let mut hits = 0;
-        let committed = peer.replica()?.transaction(|tx| {
-            for each in &statements {
-                hits += each.run(tx)?;
-            }
-            Ok::<_, rusqlite::Error>(())
-        });
-        if let Ok(committed) = committed {
-            world.committed(index, committed.seq, hits)?;
+        transact(world, index, &statements)?;
+    }
+    world.pump_replica(index)
+}
+
+/// What is done in one transaction of a replica.
+fn transact(world: &mut World, index: usize, statements: &[Statement]) -> Result<(), Failure> {
+    let Some(peer) = world.peers.get_mut(index) else {
+        return Ok(());
+    };
+    let mut hits = 0;
+    let committed = peer.replica()?.transaction(|tx| {
+        for each in statements {
+            hits += each.run(tx)?;
         }
+        Ok::<_, rusqlite::Error>(())
+    });
+    match committed {
+        Ok(committed) => world.committed(index, committed.seq, hits),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Writes to one row in several transactions, as typing does, and often without a connection, so that a
+/// replica has something to squash when it comes back.
+fn type_into_a_row(world: &mut World, index: usize) -> Result<(), Failure> {
+    let Some(peer) = world.peers.get_mut(index) else {
+        return Ok(());
+    };
+    let session = peer.session;
+    if peer.replica()?.schema().tables.is_empty() {
+        return Ok(());
+    }
+    if let Some(session) = session.filter(|_| world.rng.chance(500)) {
+        world.break_link(session);
+    }
+    let (item, tally) = (world.rng.below(ITEMS), world.rng.below(TALLIES));
+    let inserts = world.rng.chance(300);
+    for _ in 0..2 + world.rng.below(4) {
+        let (text, score) = (world.rng.below(1000), world.rng.below(50).cast_signed() - 1);
+        let hits = world.rng.below(7).cast_signed() - 3;
+        let (sql, hits) = match world.rng.below(4) {
+            0 if inserts => (
+                format!(
+                    "INSERT INTO item VALUES ('i{item}', NULL, 't{text}', 1, 'n{text}', 1, '[1]') \
+                     ON CONFLICT (id) DO UPDATE SET title = excluded.title, votes = votes + 1"
+                ),
+                0,
+            ),
+            0 => (
+                format!("UPDATE item SET score = {score} WHERE id = 'i{item}'"),
+                0,
+            ),
+            1 => (
+                format!("UPDATE tally SET hits = hits + {hits} WHERE id = {tally}"),
+                hits,
+            ),
+            _ => (
+                format!("UPDATE item SET note = 'y{text}', votes = votes + 1 WHERE id = 'i{item}'"),
+                0,
+            ),
+        };
+        transact(world, index, &[Statement { sql, hits }])?;
     }
     world.pump_replica(index)
 }
