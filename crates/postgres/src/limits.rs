@@ -44,6 +44,10 @@ pub const MERGE_ATTEMPTS_MAX: u32 = 10;
 /// concurrent insert is the likelier reason.
 pub const MEND_AFTER_ATTEMPTS: u32 = 2;
 
+/// Generations of removed parents that come back with a child: a tree in one table can be deeper than
+/// anybody would want restored, and the write is then refused.
+pub const REVIVED_GENERATIONS_MAX: u32 = 64;
+
 /// The wait before a merge's second attempt; it doubles with each further one.
 pub const MERGE_BACKOFF: Duration = Duration::from_millis(10);
 

@@ -35,3 +35,7 @@ pub const SNAPSHOT_TRIES: u32 = 50;
 
 /// Rows looked at in one step when those removed long ago are forgotten: a merge waits for no longer.
 pub const FORGET_STEP_ROWS: u32 = 10_000;
+
+/// Generations of removed parents that come back with a child: a tree in one table can be deeper than
+/// anybody would want restored, and the write is then refused.
+pub const REVIVED_GENERATIONS_MAX: u32 = 64;

@@ -22,6 +22,12 @@ use super::{
     policies,
 };
 
+/// A row that a merge has changed, and its values before, if it was in its table.
+pub(super) struct Written<'d> {
+    pub(super) delta: &'d Delta,
+    pub(super) before: Option<Vec<Value>>,
+}
+
 /// Merges uploads, each in a savepoint of its own.
 pub(super) fn merge_all(
     work: &mut Work<'_>,
@@ -98,7 +104,7 @@ fn merge_one(work: &mut Work<'_>, upload: &Upload) -> Result<MergeOutcome, Store
 }
 
 /// Why an upload did not go in.
-enum Failure {
+pub(super) enum Failure {
     /// It is the upload's fault.
     Refused((RejectCode, String)),
     /// It is not.
@@ -247,15 +253,12 @@ fn apply(work: &mut Work<'_>, upload: &Upload) -> Result<(), Failure> {
     }
     let stamp = work.stamp()?;
     refuse_stale(work, upload)?;
+    let mut written = Vec::with_capacity(deltas.len());
     for delta in ordered(work, deltas)? {
-        let Some(table) = work.tables.get(delta.table) else {
-            continue;
-        };
-        if merge_row(work.conn, table, delta, stamp)? {
-            work.touched.insert((delta.table, delta.key.clone()));
-        }
+        written.extend(merge_row(work, delta, stamp)?);
     }
     policies::enforce(work, deltas)?;
+    policies::revive(work, &written, stamp)?;
     // What is still captured is what the upload set off, not what it said.
     Ok(work.seal()?)
 }
@@ -355,29 +358,33 @@ fn ordered<'d>(work: &Work<'_>, deltas: &'d [Delta]) -> Result<Vec<&'d Delta>, F
     Ok(ranked.into_iter().map(|(_, delta)| delta).collect())
 }
 
-/// Merges one delta; whether the row changed. Where the row then differs from what the merge says,
-/// the store has had the last word, and says so with a stamp of its own.
-fn merge_row(
-    conn: &Connection,
-    table: &TableSql,
-    delta: &Delta,
+/// Merges one delta, and tells of the row if it has changed. Where the row then differs from what the
+/// merge says, the store has had the last word, and says so with a stamp of its own.
+pub(super) fn merge_row<'d>(
+    work: &mut Work<'_>,
+    delta: &'d Delta,
     stamp: Stamp,
-) -> Result<bool, Failure> {
+) -> Result<Option<Written<'d>>, Failure> {
+    let conn = work.conn;
+    let Some(table) = work.tables.get(delta.table) else {
+        return Ok(None);
+    };
     let before = table.values(conn, &delta.key, true)?;
     let mark = last_captured(conn)?;
     let outcome = table.merge(conn, &delta.key, &delta.state, |shapes| shapes)?;
     if !outcome.merged.changed {
-        return Ok(false);
+        return Ok(None);
     }
     forget_captured(conn, table, delta, mark)?;
     settle_columns(conn, table, delta)?;
     if outcome.merged.is_present {
-        settle(conn, table, delta, before, stamp)?;
+        settle(conn, table, delta, before.clone(), stamp)?;
     } else if table.values(conn, &delta.key, true)?.is_some() {
         // A trigger put it back.
         recapture(conn, table, delta)?;
     }
-    Ok(true)
+    work.touched.insert((delta.table, delta.key.clone()));
+    Ok(Some(Written { delta, before }))
 }
 
 /// Settles what the delta added to counters, and refuses what makes a set too large.
