@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
 };
 
 use anabranch_crdt::{ColumnId, Delta, Hlc, RowClock, RowState, TableId, Value, merge};
@@ -115,6 +115,30 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Takes up those of `keys` that are not in the batch yet, as [`gather`](Self::gather) does.
+    pub(crate) async fn gather_more(
+        &mut self,
+        work: &mut Work<'_>,
+        table: &'a PgTable,
+        keys: &BTreeSet<TextKey>,
+        mismatch: Mismatch,
+    ) -> Result<(), Failure> {
+        let held = self.tables.get(&table.table.id);
+        let is_held = |key: &TextKey| held.is_some_and(|table| table.rows.contains_key(key));
+        let mut more = Self::default();
+        for key in keys.iter().filter(|key| !is_held(key)) {
+            more.add(table, key.clone());
+        }
+        more.gather(work, mismatch).await?;
+        for (id, mut gathered) in more.tables {
+            match self.tables.entry(id) {
+                Entry::Vacant(place) => drop(place.insert(gathered)),
+                Entry::Occupied(mut place) => place.get_mut().rows.append(&mut gathered.rows),
+            }
+        }
+        Ok(())
+    }
+
     /// Whether there are rows that the store does not have.
     pub(crate) fn has_unknown(&self) -> bool {
         let mut rows = self.tables.values().flat_map(|table| table.rows.values());
@@ -179,6 +203,11 @@ impl MergedRow {
     /// Whether the row is in its table now.
     pub(crate) fn is_present(&self) -> bool {
         self.clock.existence.is_present()
+    }
+
+    /// Whether the row was in its table once and is no more.
+    pub(crate) fn is_removed(&self) -> bool {
+        !self.clock.existence.is_empty() && !self.is_present()
     }
 
     /// Whether the store has ever heard of the row, or just does.

@@ -169,7 +169,7 @@ async fn merge_once(
         Hlc::ZERO
     };
     batch.merge(&open, horizon).map_err(Failure::Refused)?;
-    policies::enforce(&mut work, catalog, &mut batch).await?;
+    policies::enforce(&mut work, catalog, &mut batch, mismatch).await?;
     apply::write(&mut work, catalog, &batch, order, attempt).await?;
     marks::record(&mut work, &open).await?;
 
