@@ -1,6 +1,7 @@
 -- What Anabranch keeps in Postgres: the clocks of rows, the values of deleted rows, and which
 -- transactions of replicas were merged. The user's own tables get no column, only triggers that
--- stamp what other programs write. Applied whole by the installer, as often as one likes.
+-- stamp what other programs write. Applied whole by the installer, as often as one likes, also over
+-- what an earlier version installed: a column that a table did not always have is added by itself.
 --
 -- Two rules hold throughout.
 -- * A value's text is what its type's output function writes, under the settings that the functions
@@ -17,10 +18,10 @@ create table if not exists anabranch.meta (
     one            boolean primary key default true check (one),
     form           integer not null,
     schema_version bigint  not null default 0,
-    fingerprint    text    not null default '',
-    -- Rows that were removed before this clock reading may be forgotten.
-    horizon        bigint  not null default 0
+    fingerprint    text    not null default ''
 );
+-- Rows that were removed before this clock reading may be forgotten.
+alter table anabranch.meta add column if not exists horizon bigint not null default 0;
 
 -- The replicated tables. Numbers are never used again. The table's trigger function holds good while
 -- its signature is `signature`. `rules` has what was declared otherwise than usual: how columns merge
@@ -62,10 +63,11 @@ create table if not exists anabranch.tombstones (
     table_id integer not null,
     key      text collate "C" not null,
     cells    text[] not null,
-    -- When the row was removed, or last written to since.
-    buried   timestamptz not null default clock_timestamp(),
     primary key (table_id, key)
 );
+-- When the row was removed, or last written to since.
+alter table anabranch.tombstones
+    add column if not exists buried timestamptz not null default clock_timestamp();
 
 -- What became of the replicas' transactions: merged, or refused where there is a code.
 create table if not exists anabranch.marks (

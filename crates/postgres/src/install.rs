@@ -237,6 +237,12 @@ async fn apply(work: &Transaction<'_>, tables: &[Target]) -> Result<(), Error> {
         "delete from anabranch.tables where relid not in (select oid from pg_class)",
     )
     .await?;
+    // The functions of tables that are not named now may be an earlier version's.
+    work.batch_execute(
+        "select anabranch.prepare_trigger(t.relid, t.table_id) from anabranch.tables t
+         join pg_index x on x.indrelid = t.relid and x.indisprimary",
+    )
+    .await?;
     for table in tables {
         work.execute("select anabranch.attach($1::oid::regclass)", &[&table.oid])
             .await?;
