@@ -126,6 +126,26 @@ fn good_and_bad(lists: &Table, items: &Table) -> Vec<Upload> {
 }
 
 #[tokio::test]
+async fn what_was_squashed_stands_for_numbers_that_nobody_has_seen() {
+    let fixture = Fixture::new(DDL).await;
+    let lists = fixture.table("lists").await;
+    let made = |seq, replaces| {
+        let at = stamp(1, seq);
+        let state = write(at, &[(2, text(&format!("name {seq}")))]);
+        let mut made = upload(1, seq, at, vec![delta(&lists, key(7), state)]);
+        made.transaction.replaces = replaces;
+        made
+    };
+    let outcomes = fixture.merge(vec![made(2, 1), made(3, 0)]).await;
+    assert_eq!(outcomes, [MergeOutcome::Merged, MergeOutcome::Merged]);
+    // Number 3 was merged by itself, so its counters would count twice.
+    let outcomes = fixture.merge(vec![made(5, 2)]).await;
+    assert_eq!(rejection(&outcomes[0]).code, RejectCode::Equivocation);
+    let outcomes = fixture.merge(vec![made(7, 1)]).await;
+    assert_eq!(outcomes, [MergeOutcome::Merged]);
+}
+
+#[tokio::test]
 async fn a_refused_transaction_leaves_the_others_of_its_batch_alone() {
     let fixture = Fixture::new(DDL).await;
     let mut log = fixture.follow().await;

@@ -69,6 +69,9 @@ impl Model {
     /// The store takes a transaction in: what it adds stands, what it removes of what it had seen goes,
     /// children that come bring their parents back or go with them, as declared.
     fn take(&mut self, transaction: &LocalTransaction, store: &mut Site) {
+        let was_there: Vec<bool> = (transaction.deltas.iter())
+            .map(|delta| self.is_there(delta.table, &delta.key))
+            .collect();
         for delta in &transaction.deltas {
             let row = (delta.table, delta.key.clone());
             let additions = self.additions.entry(row).or_default();
@@ -85,8 +88,8 @@ impl Model {
         }
         for child in ["star", "mark"] {
             let child = store.table(child);
-            for delta in &transaction.deltas {
-                if delta.table == child && self.is_there(child, &delta.key) {
+            for (delta, was_there) in transaction.deltas.iter().zip(&was_there) {
+                if delta.table == child && !was_there && self.is_there(child, &delta.key) {
                     self.bring_parents_back(child, &delta.key, store);
                 }
             }

@@ -29,10 +29,11 @@ pub(crate) async fn look_up(
     uploads: &[Upload],
 ) -> Result<Vec<Option<Decided>>, Failure> {
     const SQL: &str = "
-        select m.hash, m.code, m.reason, u.seq <= (
+        select m.hash, m.code, m.reason, u.first <= (
             select max(seq) from anabranch.marks where replica = u.replica::uuid
         ) as passed
-        from unnest($1::text[], $2::bigint[]) with ordinality as u (replica, seq, number)
+        from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality
+            as u (replica, seq, first, number)
         left join anabranch.marks m on m.replica = u.replica::uuid and m.seq = u.seq
         order by u.number";
     let replicas: Vec<String> = uploads
@@ -43,7 +44,12 @@ pub(crate) async fn look_up(
         .iter()
         .map(|upload| number(upload.transaction.seq))
         .collect::<Result<_, _>>()?;
-    let rows = work.query(SQL, &[&replicas, &seqs]).await?;
+    // What was squashed must not take in again what was merged by itself.
+    let firsts: Vec<i64> = uploads
+        .iter()
+        .map(|upload| number(upload.transaction.first()))
+        .collect::<Result<_, _>>()?;
+    let rows = work.query(SQL, &[&replicas, &seqs, &firsts]).await?;
     let pairs = uploads.iter().zip(&rows);
     Ok(pairs
         .map(|(upload, row)| decided(upload, row))
