@@ -9,6 +9,7 @@
 
 mod common;
 
+use anabranch_crdt::{Hlc, Millis};
 use anabranch_postgres::{PostgresStore, TableSelection, install};
 use anabranch_protocol::Seq;
 use anabranch_store::{MergeOutcome, Store as _};
@@ -52,9 +53,11 @@ async fn what_is_missing_is_added_and_the_triggers_are_made_anew() {
     sql.batch_execute("delete from note where id = 2")
         .await
         .unwrap();
-    // What was removed before counts as removed now.
-    let past = future_stamp(1, 0).hlc;
-    assert_eq!(store.forget_removed(past).await.unwrap(), 2);
+    // What was removed before counts as removed now: neither long ago nor for good.
+    let ago = Hlc::new(Millis(1), 0).unwrap();
+    assert_eq!(store.forget_removed(ago).await.unwrap(), 0);
+    let in_an_hour = future_stamp(1, 3_600_000).hlc;
+    assert_eq!(store.forget_removed(in_an_hour).await.unwrap(), 2);
     let schema = store.schema().await.unwrap();
     let note = schema.table_named("note").unwrap();
     let at = future_stamp(1, 1000);
