@@ -84,6 +84,36 @@ async fn two_replicas_and_a_sql_writer_add_up() {
 }
 
 #[tokio::test]
+async fn what_sql_adds_while_replicas_are_merged_is_lost_nowhere() {
+    const ROUNDS: u64 = 40;
+    let fixture = Fixture::with_rules(DDL, &Rules::new().table("notes", notes())).await;
+    let table = fixture.table("notes").await;
+    let mut log = fixture.follow().await;
+    let writing = async {
+        for round in 0..ROUNDS {
+            let sql = "update notes set likes = likes + 1, tags = tags || to_jsonb('s";
+            fixture.run(&format!("{sql}{round}'::text)")).await;
+        }
+    };
+    let merging = async {
+        for round in 1..=ROUNDS {
+            let likes = like(1, 1000 + round, 2, &format!("m{round}"));
+            let at = stamp(1, 1000 + round);
+            let sent = upload(1, round, at, vec![delta(&table, key(1), likes)]);
+            assert_eq!(fixture.merge(vec![sent]).await, [MergeOutcome::Merged]);
+        }
+    };
+    tokio::join!(writing, merging);
+    let sum = 5 + i64::try_from(ROUNDS * 3).unwrap();
+    let held = fixture.one("select likes || ' ' || jsonb_array_length(tags) from notes");
+    assert_eq!(held.await.unwrap(), format!("{sum} {}", 1 + ROUNDS * 2));
+    log.catch_up(&fixture.sql).await;
+    let row = log.row(&table, &key(1));
+    assert_eq!(row.value(LIKES), Some(&Value::Integer(sum)));
+    assert_eq!(fixture.snapshot(&table).await.1[&key(1)], *row);
+}
+
+#[tokio::test]
 async fn an_element_that_sql_adds_and_removes_is_gone_everywhere() {
     let fixture = Fixture::with_rules(DDL, &Rules::new().table("notes", notes())).await;
     let table = fixture.table("notes").await;
