@@ -16,7 +16,7 @@ use crate::{
     file::{Purpose, connect, recognise},
     numbers::Numbers,
     outbox,
-    pending::PendingIndex,
+    outbox::pending::PendingIndex,
     tables::{
         Held, Rules, TableSql, Tables, TablesError, audit, first,
         key::pack,

@@ -6,8 +6,10 @@ use anabranch_crdt::ReplicaId;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
 use crate::{
-    OpenError, OpenOptions, ReplicaError, Synchronous, functions, identity,
+    OpenError, OpenOptions, ReplicaError, Synchronous,
+    account::identity,
     limits::{CACHE_KIB, PAGE_BYTES, STATEMENTS_CACHED, WAL_PAGES},
+    sql::functions,
     tables::{
         first,
         layout::{self, COMMON},

@@ -9,8 +9,8 @@ use std::{
 use anabranch_crdt::{Millis, ReplicaId};
 
 use crate::{
+    account::principal::Principal,
     limits::{OUTBOX_TRANSACTIONS_MAX, RETAINED_AGE_MAX_MS},
-    principal::Principal,
 };
 
 /// How to open a replica.

@@ -12,20 +12,21 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
     Event, OpenError, OpenOptions, RejectedTransaction, ReplicaError, Status, TransactionError,
-    TransactionState, doctor,
-    elsewhere::Counts,
-    events::EventQueue,
+    TransactionState,
+    account::identity,
+    account::principal::{self, Principal},
+    doctor,
     file::{Purpose, connect, establish},
-    identity,
     numbers::Numbers,
-    observe::Observers,
     outbox,
-    pending::PendingIndex,
-    principal::{self, Principal},
-    retained::Retention,
+    outbox::pending::PendingIndex,
     subscriptions,
+    subscriptions::retained::Retention,
     tables::{Rules, Tables, audit, first, is_waiting, meta},
     turn::{Bounds, Turn},
+    watch::elsewhere::Counts,
+    watch::events::EventQueue,
+    watch::observe::Observers,
 };
 
 /// One SQLite file and the engine over it.

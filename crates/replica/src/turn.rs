@@ -13,17 +13,19 @@ use anabranch_protocol::{LocalTransaction, Seq, SubscriptionSet};
 use rusqlite::Transaction;
 
 use crate::{
-    Event, Origin, ReplicaError, changes,
-    changes::Carried,
-    identity,
+    Event, Origin, ReplicaError,
+    account::identity,
+    incoming::told,
+    incoming::unknown,
     numbers::{Numbers, Stored},
     outbox,
-    pending::PendingIndex,
+    outbox::pending::PendingIndex,
     tables::{
         Clocks, Held, Incoming, Outcome, RowChange, TableSql, Tables, is_waiting, key, meta, seal,
         unpack_key,
     },
-    told, unknown,
+    watch::changes,
+    watch::changes::Carried,
 };
 
 /// A turn under way.

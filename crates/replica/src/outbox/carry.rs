@@ -16,11 +16,11 @@ use rusqlite::Connection;
 
 use crate::{
     Event, Origin, Replica, ReplicaError,
-    identity::state_by,
+    account::identity::state_by,
+    incoming::verdict::restamped_state,
     outbox,
     tables::key::pack,
     turn::{Bounds, Turn},
-    verdict::restamped_state,
 };
 
 /// What an exported outbox begins with: the kind and its version.

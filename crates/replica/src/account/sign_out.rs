@@ -7,10 +7,13 @@ use anabranch_crdt::{Delta, TableId};
 use rusqlite::Connection;
 
 use crate::{
-    Event, Origin, Replica, ReplicaError, changes, outbox, outbox_file,
-    principal::{Fingerprint, PRINCIPAL, SIGNED_OUT},
+    Event, Origin, Replica, ReplicaError,
+    account::principal::{Fingerprint, PRINCIPAL, SIGNED_OUT},
+    outbox,
+    outbox::carry,
     tables::{first, layout, meta},
     turn::{Bounds, Turn},
+    watch::changes,
 };
 
 /// What becomes of the transactions that have not been sent.
@@ -52,7 +55,7 @@ impl Replica {
         let signed_out = self.turn(|turn| {
             turn.seal(Bounds::Waived)?;
             if let SignOut::ExportOutbox(path) = &how {
-                outbox_file::write_new(path, &outbox_file::exported(turn.tx)?)?;
+                carry::write_new(path, &carry::exported(turn.tx)?)?;
                 written = Some(path);
             }
             let waiting = turn.waiting();

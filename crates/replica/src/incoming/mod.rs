@@ -1,5 +1,11 @@
 //! What the service tells, merged: snapshots and the store's transactions.
 
+pub(crate) mod adopting;
+pub(crate) mod merged_over;
+pub(crate) mod told;
+pub(crate) mod unknown;
+pub(crate) mod verdict;
+
 use std::collections::HashSet;
 
 use anabranch_crdt::{Delta, RowKey, RowState, TableId};
@@ -8,7 +14,7 @@ use anabranch_shape::schema::Schema;
 
 use crate::{
     Event, ReplicaError, Welcome,
-    pending::PendingIndex,
+    outbox::pending::PendingIndex,
     subscriptions,
     tables::{Held, Incoming, TableSql, key, meta, unpack_key},
     turn::{Turn, newest},

@@ -10,7 +10,8 @@ use anabranch_crdt::{Delta, Stamp};
 use anabranch_protocol::{Inserts, LocalTransaction, Seq};
 
 use crate::{
-    ReplicaError, limits::SQUASHED_BYTES_MAX, outbox, turn::Turn, verdict::restamped_state,
+    ReplicaError, incoming::verdict::restamped_state, limits::SQUASHED_BYTES_MAX, outbox,
+    turn::Turn,
 };
 
 impl Turn<'_> {

@@ -1,6 +1,8 @@
 //! The shapes a replica subscribes to or retains, where it stands in each, and snapshots still
 //! arriving.
 
+pub(crate) mod retained;
+
 use anabranch_crdt::{Delta, Millis};
 use anabranch_protocol::{
     Cursor, Epoch, Position, ShapeRequest, Subscription, SubscriptionId, SubscriptionSet,

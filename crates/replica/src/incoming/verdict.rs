@@ -8,12 +8,13 @@ use anabranch_crdt::{
 use anabranch_protocol::{LocalTransaction, RejectCode, Seq};
 
 use crate::{
-    Event, ReplicaError, changes,
+    Event, ReplicaError,
+    incoming::told,
     outbox::{self, RejectedTransaction},
     subscriptions,
     tables::{Held, RowChange, TableSql, key::pack},
-    told,
     turn::{Turn, newest},
+    watch::changes,
 };
 
 impl Turn<'_> {

@@ -12,11 +12,11 @@ use thiserror::Error;
 
 use crate::{
     ReplicaError,
-    live_reads::{Look, Reads, Rows, schema_of},
     tables::{
         Tables, first,
         values::{Bound, from_sql},
     },
+    watch::live_reads::{Look, Reads, Rows, schema_of},
 };
 
 /// One row of a result, in the order of the query's columns.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anabranch_crdt::TableId;
 use rusqlite::Connection;
 
-use crate::{Event, Origin, ReplicaError, changes};
+use crate::{Event, Origin, ReplicaError, watch::changes};
 
 /// The counts as this process knows them.
 #[derive(Debug, Default)]

@@ -5,7 +5,9 @@ use anabranch_crdt::Millis;
 use anabranch_protocol::{ShapeRequest, SubscriptionId, SubscriptionSet};
 
 use crate::{
-    Replica, ReplicaError, RetainedShape, principal, subscriptions,
+    Replica, ReplicaError, RetainedShape,
+    account::principal,
+    subscriptions,
     turn::{Bounds, Turn},
 };
 

@@ -16,11 +16,12 @@ use rusqlite::{
 };
 
 use crate::{
-    LiveQueryError, ReplicaError, changes,
+    LiveQueryError, ReplicaError,
     limits::CAPTURED_LOOKED_AT_MAX,
     numbers::Numbers,
     outbox,
     tables::{TableSql, Tables, key::pack, meta, newest_captured, quote, values::canonical},
+    watch::changes,
 };
 
 /// Rows of a table whose primary key begins with some values.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anabranch_crdt::{RowKey, TableId};
 
-use crate::{Event, Replica, ReplicaError, events::EventQueue};
+use crate::{Event, Replica, ReplicaError, watch::events::EventQueue};
 
 /// Hears of changes to one table or one row, or of all that happens, by whomever, from when it was made until it is
 /// dropped.

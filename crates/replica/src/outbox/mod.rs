@@ -4,6 +4,11 @@
 //! place of what was captured, at the end of the same B-tree, so that a local write dirties one page
 //! for both.
 
+pub(crate) mod carry;
+pub(crate) mod pending;
+pub(crate) mod resend;
+pub(crate) mod squash;
+
 use anabranch_crdt::{Delta, Hlc, Millis};
 use anabranch_protocol::{
     LocalTransaction, RejectCode, Seq,
@@ -13,10 +18,10 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     ReplicaError,
-    changes::{self, Carried},
     limits::TRANSACTION_BYTES_MAX,
     numbers::Numbers,
     tables::{SEALED, TablesError, first, meta},
+    watch::changes::{self, Carried},
 };
 
 /// A local transaction that the store refused: withdrawn, and kept whole until discarded.

@@ -11,8 +11,8 @@ use anabranch_shape::schema::Schema;
 
 use crate::{
     Event, ReplicaError,
+    incoming::told,
     tables::{Rules, Tables, audit, drop_all, layout, meta},
-    told,
     turn::Turn,
 };
 
