@@ -4,7 +4,10 @@
 //! The program runs itself again, with the same arguments, and a variable of the environment that
 //! names a side and the file for the answer.
 
-use std::{env, fs, process::Command};
+use std::{
+    env, fs,
+    process::{Command, Stdio},
+};
 
 use super::{
     BenchError, Figure, MergeOptions, compare,
@@ -56,6 +59,8 @@ fn in_a_child(side: &str) -> Result<f64, BenchError> {
         .args(env::args_os().skip(1))
         .env(SIDE, side)
         .env(ANSWER, &answer)
+        // What it prints of its own run is nobody's.
+        .stdout(Stdio::null())
         .status()?;
     let told = fs::read_to_string(&answer).unwrap_or_default();
     told.parse().map_err(|_| BenchError::Child(status))
